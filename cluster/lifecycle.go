@@ -28,7 +28,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 	if err != nil {
 		return nil, err
 	}
-	host.UseFleet(n) // must precede the first request
+	host.UseOwners(n) // must precede the first request
 	n.start(ln)
 	if err := n.membership.Start(); err != nil {
 		return nil, errors.Join(err, n.Close())

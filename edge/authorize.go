@@ -9,31 +9,31 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// permit holds under what a request is served. The zero value is for a Server that no file of
+// decision holds under what a request is served. The zero value is for a Server that no file of
 // rights governs: everything is open.
-type permit struct {
+type decision struct {
 	access.Verdict
 	// judged: a file decides, so its rules of caching hold, and a reader's time may be bounded.
 	judged bool
 	// observed: a file allows it, and its limits count what they would refuse.
 	observed bool
-	// generation is the Judge's from before the decision.
-	generation uint32
+	// changeCount is the Judge's ChangeCount from before the decision.
+	changeCount uint32
 }
 
 // authorize decides what a request may do to a stream, before anything about the stream is asked
 // and before a body is read. It answers a request that is refused, and returns false. On every path
 // to a stream it is the only place that decides: net/http, append connections, HTTP/2, long-polls
 // and event streams come through route. An append within its limits waits here for its turn.
-func (s *Server) authorize(w http.ResponseWriter, r *http.Request, id shard.StreamID) (permit, bool) {
+func (s *Server) authorize(w http.ResponseWriter, r *http.Request, id shard.StreamID) (decision, bool) {
 	j := s.cfg.Judge
 	if j == nil {
-		return permit{}, true
+		return decision{}, true
 	}
-	p := permit{judged: true, generation: j.Generation()}
+	dec := decision{judged: true, changeCount: j.ChangeCount()}
 	project, name := splitStream(id)
 	var denial *access.Denial
-	if p.Verdict, denial = s.decide(r, project, name); denial != nil {
+	if dec.Verdict, denial = s.decide(r, project, name); denial != nil {
 		return s.denyUnlessObserving(w, r, denial)
 	}
 	use := access.Use{Create: r.Method == http.MethodPut}
@@ -41,19 +41,19 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request, id shard.Stre
 		use.Bytes = max(r.ContentLength, 0)
 	}
 	if s.cfg.ObserveOnly {
-		if denial = j.WouldAdmit(r, p.Lease, use); denial != nil {
+		if denial = j.WouldAdmit(r, dec.Lease, use); denial != nil {
 			s.logObserved(r, denial)
 		}
-		return permit{Verdict: p.Verdict, observed: true}, true
+		return decision{Verdict: dec.Verdict, observed: true}, true
 	}
-	if denial = j.Admit(r, p.Lease, use); denial != nil {
+	if denial = j.Admit(r, dec.Lease, use); denial != nil {
 		writeDenial(w, r, denial)
-		return permit{}, false
+		return decision{}, false
 	}
-	if p.ResourcePolicy() == crossOrigin[0] {
+	if dec.ResourcePolicy() == crossOrigin[0] {
 		w.Header()["Cross-Origin-Resource-Policy"] = crossOrigin
 	}
-	return p, true
+	return dec, true
 }
 
 // decide asks the Judge for the actions that a request needs.
@@ -95,13 +95,13 @@ func carriesMessages(r *http.Request) bool {
 
 // denyUnlessObserving answers a request that may not; while the Judge only observes, it logs it and
 // has it served.
-func (s *Server) denyUnlessObserving(w http.ResponseWriter, r *http.Request, d *access.Denial) (permit, bool) {
+func (s *Server) denyUnlessObserving(w http.ResponseWriter, r *http.Request, d *access.Denial) (decision, bool) {
 	if !s.cfg.ObserveOnly {
 		writeDenial(w, r, d)
-		return permit{}, false
+		return decision{}, false
 	}
 	s.logObserved(r, d)
-	return permit{}, true
+	return decision{}, true
 }
 
 // logObserved logs a request that is served only because the Judge observes, one a second.
@@ -114,10 +114,10 @@ func (s *Server) logObserved(r *http.Request, d *access.Denial) {
 // stillAllows reports whether the right of an append still holds when it is to be handed on: its
 // body may have taken minutes. It answers a request whose right is over. A body that was there with the
 // request took no time: then only what the Judge has changed since the decision counts.
-func (s *Server) stillAllows(w http.ResponseWriter, r *http.Request, p permit, id shard.StreamID) bool {
+func (s *Server) stillAllows(w http.ResponseWriter, r *http.Request, dec decision, id shard.StreamID) bool {
 	j := s.cfg.Judge
 	switch {
-	case !p.judged, netconn.HasArrived(r.Body) && p.generation == j.Generation(), j.Stays(p.Lease, secondOf(s.cfg.Now())):
+	case !dec.judged, netconn.HasArrived(r.Body) && dec.changeCount == j.ChangeCount(), j.Stays(dec.Lease, secondOf(s.cfg.Now())):
 		return true
 	}
 	project, name := splitStream(id)
@@ -133,15 +133,15 @@ func secondOf(t time.Time) uint32 { return uint32(max(t.Unix(), 0)) } //nolint:g
 
 // chargeUnannounced charges a body whose size came without announcement, and refuses a body that
 // is longer than the project allows.
-func (s *Server) chargeUnannounced(r *http.Request, p permit, size int) error {
-	if !p.judged && !p.observed || r.ContentLength >= 0 {
+func (s *Server) chargeUnannounced(r *http.Request, dec decision, size int) error {
+	if !dec.judged && !dec.observed || r.ContentLength >= 0 {
 		return nil
 	}
-	denial := s.cfg.Judge.Charge(r, p.Lease, int64(size))
+	denial := s.cfg.Judge.Charge(r, dec.Lease, int64(size))
 	switch {
 	case denial == nil:
 		return nil
-	case p.observed:
+	case dec.observed:
 		s.logObserved(r, denial)
 		return nil
 	}

@@ -36,12 +36,12 @@ const publicTail = "public, max-age=0, s-maxage=1, " + access.NeverStale
 
 // setCacheControl sets how long an answer may be cached, and where. If the request may identify its
 // client, only the client may cache it, and only briefly, because the client may lose its rights.
-func (s *Server) setCacheControl(w http.ResponseWriter, r *http.Request, p permit, long string) {
+func (s *Server) setCacheControl(w http.ResponseWriter, r *http.Request, dec decision, long string) {
 	h := w.Header()
 	switch {
 	case long == cacheNoStore:
-	case p.judged:
-		long = p.cacheControl(long)
+	case dec.judged:
+		long = dec.cacheControl(long)
 	case !s.cfg.PrivateCache && !mayIdentifyClient(r):
 		long = "public, " + long
 		h.Add("Vary", "Authorization, Cookie")
@@ -57,16 +57,16 @@ func (s *Server) setCacheControl(w http.ResponseWriter, r *http.Request, p permi
 
 // cacheControl returns the Cache-Control of an answer that a file of rights allows: no answer may
 // outlive the right to it, so none is kept without asking for longer than a minute.
-func (p permit) cacheControl(long string) string {
+func (dec decision) cacheControl(long string) string {
 	switch {
 	case long == cacheLongPoll:
-		return p.CacheControlWithin(longPollSeconds)
+		return dec.CacheControlWithin(longPollSeconds)
 	case long != cacheTail:
-		return p.CacheControl()
-	case p.IsKept():
+		return dec.CacheControl()
+	case dec.IsKept():
 		return publicTail
-	case p.Public:
-		return p.CacheControlWithin(0)
+	case dec.Public:
+		return dec.CacheControlWithin(0)
 	default:
 		return "private, no-cache"
 	}

@@ -115,7 +115,7 @@ func TestWhatWritesHold(t *testing.T) {
 					}
 				}
 			}
-			held, counted := heap()-before, s.bodyBudget.held.Load()
+			held, counted := heap()-before, s.writesBudget.held.Load()
 			one := len(c.body)
 			for k, v := range c.head {
 				one += len(k) + len(v)
@@ -131,7 +131,7 @@ func TestWhatWritesHold(t *testing.T) {
 			close(log.free)
 			wg.Wait()
 			_ = host.Close()
-			if n := s.bodyBudget.held.Load(); n != 0 {
+			if n := s.writesBudget.held.Load(); n != 0 {
 				t.Errorf("%d bytes are counted in the end", n)
 			}
 		})

@@ -24,7 +24,7 @@
 //
 // authorize is the one place that decides, on the canonical stream id. It comes before anything about
 // the stream is asked, before a body is read, and before an answer says what exists. What it returns,
-// a permit, says how the answer may be cached (permit.cacheControl) and how long a reader may stay
+// a decision, says how the answer may be cached (decision.cacheControl) and how long a reader may stay
 // (beginStay). The reader's sse.Permit follows from it, and watchLeases has all readers ask theirs again
 // after a revocation or a change of the file. stillAllows asks once more before an append is handed on, because its body may have
 // taken minutes. Without a file of rights it returns immediately.

@@ -51,7 +51,7 @@ func TestBodyThatDoesNotArriveIsAnswered(t *testing.T) {
 		}
 	}
 	s.eventually("nothing is held", s.nothingHeld)
-	if n := s.srv.bodyBudget.held.Load(); n != 0 {
+	if n := s.srv.writesBudget.held.Load(); n != 0 {
 		t.Errorf("%d bytes of bodies are held", n)
 	}
 }

@@ -13,8 +13,8 @@ type leaseEnds struct {
 	count map[uint32]int
 }
 
-// take returns the second, from at on, in which a reader ends; 0: it has no end.
-func (e *leaseEnds) take(at uint32, readers int) uint32 {
+// reserveSecond returns the second, from at on, in which a reader ends; 0: it has no end.
+func (e *leaseEnds) reserveSecond(at uint32, readers int) uint32 {
 	if at == 0 {
 		return 0
 	}
@@ -29,7 +29,7 @@ func (e *leaseEnds) take(at uint32, readers int) uint32 {
 	return at
 }
 
-// giveBack frees a reader's place; second is what take returned.
+// giveBack frees a reader's place; second is what reserveSecond returned.
 func (e *leaseEnds) giveBack(second uint32) {
 	if second == 0 {
 		return

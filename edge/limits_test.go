@@ -109,7 +109,7 @@ func TestLargeBodyIsRefusedUnread(t *testing.T) {
 	if body.n > shard.MaxBody+1 {
 		t.Errorf("%d bytes were read", body.n)
 	}
-	if n := s.bodyBudget.held.Load(); n != 0 {
+	if n := s.writesBudget.held.Load(); n != 0 {
 		t.Errorf("%d bytes are still accounted for", n)
 	}
 }
@@ -162,7 +162,7 @@ func TestMaxBodies(t *testing.T) {
 			t.Errorf("one that has room: %d", code)
 		}
 	}
-	if n := s.bodyBudget.held.Load(); n != 0 {
+	if n := s.writesBudget.held.Load(); n != 0 {
 		t.Errorf("%d bytes are held in the end", n)
 	}
 	go func() { <-begun }()
@@ -205,7 +205,7 @@ func TestSlowBodies(t *testing.T) {
 		}
 	}
 	small()
-	if n := s.bodyBudget.held.Load(); n > 3*firstReadBytes {
+	if n := s.writesBudget.held.Load(); n > 3*firstReadBytes {
 		t.Errorf("%d bytes are held of three bodies that have hardly begun", n)
 	}
 	for _, c := range clients {
@@ -215,7 +215,7 @@ func TestSlowBodies(t *testing.T) {
 		}
 		small()
 	}
-	if n := s.bodyBudget.held.Load(); n != 0 {
+	if n := s.writesBudget.held.Load(); n != 0 {
 		t.Errorf("%d bytes are held in the end", n)
 	}
 }
@@ -342,7 +342,7 @@ func TestBrokenBody(t *testing.T) {
 	s := New(Config{}, fakeBackend{})
 	body := io.MultiReader(strings.NewReader("abc"), errReader{errors.New("reset by peer")})
 	refused(t, ask(t, s, "POST", "/v1/stream/x", body, text), 400, "bad-body")
-	if n := s.bodyBudget.held.Load(); n != 0 {
+	if n := s.writesBudget.held.Load(); n != 0 {
 		t.Errorf("%d bytes are still accounted for", n)
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // serveLongPoll answers as soon as there is something at the position, or with 204 when the time
 // is over (PROTOCOL 5.7).
-func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, p permit) {
+func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, dec decision) {
 	done, err := s.admitOnConn(w, r)
 	if err != nil {
 		writeError(w, err)
@@ -26,7 +26,7 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 		return
 	}
 	defer s.releaseReader(modeLongPoll, true)
-	stay, denial := s.beginStay(r, p)
+	stay, denial := s.beginStay(r, dec)
 	if denial != nil {
 		writeDenial(w, r, denial)
 		return
@@ -55,11 +55,11 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 		if q.at.IsRelative() { // a later request for it means another position
 			long = cacheNoStore
 		}
-		s.setCacheControl(w, r, p, long)
+		s.setCacheControl(w, r, dec, long)
 		s.sendChunk(w, r, info, &c, false)
 		return
 	}
-	s.setCacheControl(w, r, p, cacheNoStore)
+	s.setCacheControl(w, r, dec, cacheNoStore)
 	h.Set(hNextOffset, position.FormatOffset(info.Generation, max(info.Tail, at.Pos)))
 	h.Set(hUpToDate, "true")
 	if info.Closed {

@@ -125,7 +125,7 @@ func TestManyRevocationsDoNotPutOffTheFirst(t *testing.T) {
 	if denial != nil {
 		t.Fatal(denial)
 	}
-	stay, denial := s.beginStay(r, permit{Verdict: v, judged: true})
+	stay, denial := s.beginStay(r, decision{Verdict: v, judged: true})
 	if denial != nil {
 		t.Fatal(denial)
 	}

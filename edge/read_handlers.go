@@ -11,8 +11,8 @@ import (
 )
 
 // serveHead describes a stream (PROTOCOL 5.5).
-func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
-	s.setCacheControl(w, r, p, cacheNoStore)
+func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.StreamID, dec decision) {
+	s.setCacheControl(w, r, dec, cacheNoStore)
 	info, err := s.streams.Info(r.Context(), id, 0)
 	if err == nil {
 		err = info.Absent()
@@ -28,7 +28,7 @@ func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.Stre
 
 // serveGet answers every GET (PROTOCOL 5.6 to 5.8). It returns an event stream that remains to
 // be served; the response header of that is not written yet.
-func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) (events *eventStream) {
+func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.StreamID, dec decision) (events *eventStream) {
 	err := checkHeaders(r)
 	var q query
 	if err == nil {
@@ -49,12 +49,12 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.Strea
 	switch {
 	case q.live == "sse":
 		if err == nil && q.reconnects && info.Closed && at.AtEnd(info) {
-			s.setCacheControl(w, r, p, cacheNoStore) // caches may keep a 204 that says nothing
-			w.WriteHeader(http.StatusNoContent)      // EventSource stops for good
+			s.setCacheControl(w, r, dec, cacheNoStore) // caches may keep a 204 that says nothing
+			w.WriteHeader(http.StatusNoContent)        // EventSource stops for good
 			return nil
 		}
 		if err == nil {
-			events, err = s.openEventStream(w, r, info, id, q, at, p)
+			events, err = s.openEventStream(w, r, info, id, q, at, dec)
 		}
 		if err != nil {
 			writeReaderError(w, r, err)
@@ -64,9 +64,9 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.Strea
 	case err != nil:
 		writeError(w, err)
 	case q.live == "long-poll":
-		s.serveLongPoll(w, r, info, id, q, at, p)
+		s.serveLongPoll(w, r, info, id, q, at, dec)
 	default:
-		s.serveCompressed(w, r, func(w http.ResponseWriter, r *http.Request) { s.serveCatchUp(w, r, info, id, q, at, p) })
+		s.serveCompressed(w, r, func(w http.ResponseWriter, r *http.Request) { s.serveCatchUp(w, r, info, id, q, at, dec) })
 	}
 	return nil
 }
@@ -123,10 +123,10 @@ func newerInfoMayHelp(err error) bool {
 }
 
 // serveCatchUp answers a plain GET with one chunk.
-func (s *Server) serveCatchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, p permit) {
+func (s *Server) serveCatchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, dec decision) {
 	defer s.metrics.trackReader(modeCatchUp)()
 	if q.at.Kind == position.OffsetNow {
-		s.setCacheControl(w, r, p, cacheNoStore)
+		s.setCacheControl(w, r, dec, cacheNoStore)
 		s.sendChunk(w, r, info, &catchUpChunk{next: at}, false)
 		return
 	}
@@ -137,11 +137,11 @@ func (s *Server) serveCatchUp(w http.ResponseWriter, r *http.Request, info shard
 	}
 	defer s.releaseChunk(&c)
 	if q.staleInfo && !info.Closed {
-		s.setCacheControl(w, r, p, cacheNoStore)
+		s.setCacheControl(w, r, dec, cacheNoStore)
 		s.sendChunk(w, r, info, &c, true)
 		return
 	}
-	s.setCacheControl(w, r, p, c.cachePolicy(q.at, info))
+	s.setCacheControl(w, r, dec, c.cachePolicy(q.at, info))
 	tag := etag(info, at, c.next)
 	w.Header().Set("ETag", tag)
 	if has, ok := matchETag(strings.Join(r.Header.Values("If-None-Match"), ","), tag); ok {

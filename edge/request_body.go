@@ -284,7 +284,7 @@ func setMessages(req *shard.Request, data []byte, isJSON bool) error {
 	switch {
 	case len(data) == 0:
 		return nil
-	case req.Messages.Bytes()+len(data) > shard.MaxBody:
+	case req.Messages.Size()+len(data) > shard.MaxBody:
 		return errTooLarge
 	case !isJSON:
 		req.Messages.Add(data)

@@ -51,7 +51,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *eventStr
 }
 
 // serveMethod answers a request that may do what it asks for.
-func (s *Server) serveMethod(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) (events *eventStream) {
+func (s *Server) serveMethod(w http.ResponseWriter, r *http.Request, id shard.StreamID, dec decision) (events *eventStream) {
 	if r.Method != http.MethodPost { // doWrite does it for POST, because an append connection needs none
 		var end func()
 		r, end = withRequestContext(r)
@@ -59,15 +59,15 @@ func (s *Server) serveMethod(w http.ResponseWriter, r *http.Request, id shard.St
 	}
 	switch r.Method {
 	case http.MethodGet:
-		return s.serveGet(w, r, id, p)
+		return s.serveGet(w, r, id, dec)
 	case http.MethodHead:
-		s.serveHead(w, r, id, p)
+		s.serveHead(w, r, id, dec)
 	case http.MethodPost:
-		s.servePost(w, r, id, p)
+		s.servePost(w, r, id, dec)
 	case http.MethodPut:
-		s.servePut(w, r, id, p)
+		s.servePut(w, r, id, dec)
 	case http.MethodDelete:
-		s.serveDelete(w, r, id, p)
+		s.serveDelete(w, r, id, dec)
 	default:
 		w.Header().Set("Allow", allowedMethods)
 		writeError(w, errMethod)

@@ -101,7 +101,7 @@ func FuzzServe(f *testing.F) {
 		if w.Code >= 400 {
 			recordedProblem(t, w)
 		}
-		if b, r, c := srv.bodyBudget.held.Load(), srv.counts.count(), len(srv.compressSlots); b != 0 || r != 0 || c != 0 {
+		if b, r, c := srv.writesBudget.held.Load(), srv.counts.count(), len(srv.compressSlots); b != 0 || r != 0 || c != 0 {
 			t.Fatalf("%s %s %v %q: %d bytes, %d readers, %d compressors are left", method, target, h, body, b, r, c)
 		}
 	})

@@ -22,7 +22,7 @@ type Server struct {
 	roots         streamRoots
 	streams       Backend
 	metrics       *metrics
-	bodyBudget    writesBudget
+	writesBudget  writesBudget
 	bodyGrace     time.Duration // the constant, except in tests
 	frames        *sse.FrameCache
 	readerBudget  *sendbudget.Budget // what is being written to readers of event streams

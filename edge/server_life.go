@@ -40,7 +40,7 @@ func New(cfg Config, streams Backend) *Server {
 		forkCopyLimiter: rate.NewLimiter(copyPerSecond, copyBurst),
 	}
 	s.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
-	s.bodyBudget.init(cfg.MaxBodies, s.metrics)
+	s.writesBudget.init(cfg.MaxBodies, s.metrics)
 	s.bodyGrace = bodyGrace
 	s.rules = sse.NewRules(sse.Times{
 		Heartbeat: cfg.Heartbeat, Stall: cfg.Stall, PageRetry: pageRetryDelay, MinDrainAge: minDrainAge, MinMoveAge: minRebalanceAge,
@@ -57,7 +57,7 @@ func New(cfg Config, streams Backend) *Server {
 		s.appendConns.MaxRequest = maxAppendWithToken
 	}
 	s.slotWriting = netconn.NewWriteSlots(s.writeSlots, s.metrics.waitingForSlot)
-	s.metrics.registerWritesBudget(cfg.Metrics, &s.bodyBudget.held)
+	s.metrics.registerWritesBudget(cfg.Metrics, &s.writesBudget.held)
 	s.metrics.registerSendBudget(cfg.Metrics, modeCatchUp, s.catchUpBudget)
 	s.metrics.registerLimits(cfg.Metrics, &s.cfg, &s.counts)
 	s.metrics.registerSendBudget(cfg.Metrics, modeSSE, s.readerBudget)

@@ -69,7 +69,7 @@ func (e *eventStream) finish() {
 }
 
 // openEventStream returns the event stream of a reader, with its first page if it needs one.
-func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, p permit) (*eventStream, error) {
+func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, dec decision) (*eventStream, error) {
 	done, err := s.admitOnConn(w, r)
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 		done()
 		return nil, err
 	}
-	stay, denial := s.beginStay(r, p)
+	stay, denial := s.beginStay(r, dec)
 	if denial != nil {
 		done()
 		s.releaseReader(modeSSE, hasGoroutine)

@@ -28,21 +28,21 @@ type stay struct {
 
 // beginStay counts a reader against the limits of its project and begins its stay; nil: no file of
 // rights governs it. Call finish.
-func (s *Server) beginStay(r *http.Request, p permit) (*stay, *access.Denial) {
-	if !p.judged && !p.observed {
+func (s *Server) beginStay(r *http.Request, dec decision) (*stay, *access.Denial) {
+	if !dec.judged && !dec.observed {
 		return nil, nil //nolint:nilnil // nil is documented
 	}
-	denial := s.cfg.Judge.AddReader(r, p.Lease)
+	denial := s.cfg.Judge.AddReader(r, dec.Lease)
 	switch {
-	case denial != nil && p.observed:
+	case denial != nil && dec.observed:
 		s.logObserved(r, denial)
 		return nil, nil //nolint:nilnil // it would be refused, and is not counted
 	case denial != nil:
 		return nil, denial
-	case p.observed:
-		return &stay{server: s, lease: p.Lease, observed: true}, nil
+	case dec.observed:
+		return &stay{server: s, lease: dec.Lease, observed: true}, nil
 	}
-	return &stay{server: s, lease: p.Lease, second: s.leaseEnds.take(p.Lease.EndsAt(), s.Readers()), part: rand.Float64()}, nil
+	return &stay{server: s, lease: dec.Lease, second: s.leaseEnds.reserveSecond(dec.Lease.EndsAt(), s.Readers()), part: rand.Float64()}, nil
 }
 
 // permit returns the stay as a session asks for it.
@@ -72,7 +72,7 @@ func (s *stay) EndsAt() sse.Instant {
 // end returns why the stay ends, and when. A revocation counts from when this node knows it. Any
 // goroutine may call it.
 func (s *stay) end(now time.Time) (why access.End, at time.Time) {
-	why, since := s.server.cfg.Judge.Look(s.lease, secondOf(now))
+	why, since := s.server.cfg.Judge.CheckLease(s.lease, secondOf(now))
 	spread := time.Duration(s.part * float64(why.Spread()))
 	switch {
 	case why == access.EndRevoked:

@@ -212,10 +212,10 @@ func TestRevocationEndsEventStreams(t *testing.T) {
 // Readers whose tokens end in the same second end in several: at most so many in each.
 func TestLeasesThatEndTogetherAreSpread(t *testing.T) {
 	var e leaseEnds
-	e.giveBack(e.take(0, 0)) // of a public reader, the first of the node
+	e.giveBack(e.reserveSecond(0, 0)) // of a public reader, the first of the node
 	seconds := map[uint32]int{}
 	for range 5000 {
-		seconds[e.take(1000, 0)]++
+		seconds[e.reserveSecond(1000, 0)]++
 	}
 	if seconds[1000] != 2000 || seconds[1001] != 2000 || seconds[1002] != 1000 {
 		t.Errorf("%v", seconds)
@@ -225,11 +225,11 @@ func TestLeasesThatEndTogetherAreSpread(t *testing.T) {
 			e.giveBack(second)
 		}
 	}
-	if len(e.count) > 0 || e.take(0, 0) != 0 {
+	if len(e.count) > 0 || e.reserveSecond(0, 0) != 0 {
 		t.Errorf("%v", e.count)
 	}
 	for range 5000 {
-		seconds[e.take(2000, 600_000)]++
+		seconds[e.reserveSecond(2000, 600_000)]++
 	}
 	if seconds[2000] != 5000 {
 		t.Errorf("a sixtieth of 600,000 readers is 10,000: %v", seconds)
@@ -261,7 +261,7 @@ func TestReadersOfAFleetWhoseTokensEndTogether(t *testing.T) {
 			if err := s.admitReader(modeSSE, false); err != nil || denial != nil {
 				t.Fatal(err, denial)
 			}
-			stay, denial := s.beginStay(r, permit{Verdict: v, judged: true})
+			stay, denial := s.beginStay(r, decision{Verdict: v, judged: true})
 			if denial != nil {
 				t.Fatal(denial)
 			}

@@ -11,8 +11,8 @@ import (
 )
 
 // servePut creates a stream (PROTOCOL 5.1).
-func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
-	req, err := s.newWrite(r, id, shard.OpCreate, p)
+func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.StreamID, dec decision) {
+	req, err := s.newWrite(r, id, shard.OpCreate, dec)
 	if err == nil {
 		err = parseLifetime(r.Header, &req.Request)
 	}
@@ -23,7 +23,7 @@ func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.Strea
 		writeError(w, err)
 		return
 	}
-	out, ok := s.doWrite(w, r, req, p)
+	out, ok := s.doWrite(w, r, req, dec)
 	if !ok {
 		return
 	}
@@ -38,8 +38,8 @@ func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.Strea
 
 // servePost appends, closes, or both (PROTOCOL 5.2). The order of the checks is the one in
 // shard's decide; a malformed header is reported only after the stream's absence.
-func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
-	req, err := s.newWrite(r, id, shard.OpAppend, p)
+func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.StreamID, dec decision) {
+	req, err := s.newWrite(r, id, shard.OpAppend, dec)
 	if err == nil {
 		req.Producer, err = parseProducer(r.Header)
 	}
@@ -58,7 +58,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 		writeError(w, err)
 		return
 	}
-	out, ok := s.doWrite(w, r, req, p)
+	out, ok := s.doWrite(w, r, req, dec)
 	if !ok {
 		return
 	}
@@ -81,16 +81,16 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 }
 
 // serveDelete deletes a stream (PROTOCOL 5.4).
-func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
-	req := s.newPendingWrite(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.millisOf(p)})
-	if _, ok := s.doWrite(w, r, req, p); ok {
+func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, id shard.StreamID, dec decision) {
+	req := s.newPendingWrite(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.millisOf(dec)})
+	if _, ok := s.doWrite(w, r, req, dec); ok {
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
 
 // millisOf returns the moment of a request: that of the decision about it, which has looked at the same
 // clock, or now.
-func (s *Server) millisOf(p permit) shard.Millis {
+func (s *Server) millisOf(p decision) shard.Millis {
 	if at := p.DecidedAt(); at != 0 {
 		return shard.Millis(at)
 	}
@@ -98,16 +98,16 @@ func (s *Server) millisOf(p permit) shard.Millis {
 }
 
 // doWrite executes a write, and answers it unless it was accepted.
-func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWrite, p permit) (shard.Outcome, bool) {
+func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWrite, dec decision) (shard.Outcome, bool) {
 	defer req.release()
-	if err := s.loadMessages(w, r, req, p); err != nil {
+	if err := s.loadMessages(w, r, req, dec); err != nil {
 		if errors.Is(err, errEncoding) {
 			w.Header().Set("Accept-Encoding", encodings)
 		}
 		writeError(w, err)
 		return shard.Outcome{}, false
 	}
-	if !s.stillAllows(w, r, p, req.Stream) {
+	if !s.stillAllows(w, r, dec, req.Stream) {
 		return shard.Outcome{}, false
 	}
 	ctx := r.Context()
@@ -127,13 +127,13 @@ func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWri
 		writeRefusal(w, &req.Request, out)
 		return out, false
 	case out.Code != shard.CodeDuplicate:
-		s.metrics.appended.Add(float64(req.Messages.Bytes()))
+		s.metrics.appended.Add(float64(req.Messages.Size()))
 	}
 	return out, true
 }
 
 // newWrite makes a Request of the headers; its body is read later.
-func (s *Server) newWrite(r *http.Request, id shard.StreamID, op shard.Op, p permit) (*pendingWrite, error) {
+func (s *Server) newWrite(r *http.Request, id shard.StreamID, op shard.Op, p decision) (*pendingWrite, error) {
 	if err := checkHeaders(r); err != nil {
 		return nil, err
 	}
@@ -150,7 +150,7 @@ type pendingWrite struct {
 }
 
 func (s *Server) newPendingWrite(r *http.Request, req shard.Request) *pendingWrite {
-	in := &pendingWrite{req, bodyCharge{budget: &s.bodyBudget}}
+	in := &pendingWrite{req, bodyCharge{budget: &s.writesBudget}}
 	if conn := netconn.Of(r); conn != nil {
 		in.connHeld = &conn.HeldByWrites
 	}
@@ -158,8 +158,8 @@ func (s *Server) newPendingWrite(r *http.Request, req shard.Request) *pendingWri
 }
 
 // loadMessages reads the request's body into req.Messages, within the budget of writes.
-func (s *Server) loadMessages(w http.ResponseWriter, r *http.Request, req *pendingWrite, p permit) error {
-	if err := req.reserve(int64(req.Messages.Bytes())); err != nil || req.Op == shard.OpDelete || r.ContentLength == 0 {
+func (s *Server) loadMessages(w http.ResponseWriter, r *http.Request, req *pendingWrite, dec decision) error {
+	if err := req.reserve(int64(req.Messages.Size())); err != nil || req.Op == shard.OpDelete || r.ContentLength == 0 {
 		return err // a fork may have a message already
 	}
 	if r.ContentLength > shard.MaxBody {
@@ -171,7 +171,7 @@ func (s *Server) loadMessages(w http.ResponseWriter, r *http.Request, req *pendi
 		return err
 	}
 	size := len(data)
-	if err := s.chargeUnannounced(r, p, size); err != nil {
+	if err := s.chargeUnannounced(r, dec, size); err != nil {
 		return err
 	}
 	if err := setMessages(&req.Request, data, isJSON); err != nil {

@@ -79,7 +79,7 @@ func TestStalledBodiesKeepNobodyOut(t *testing.T) {
 			pipes = append(pipes, slowBody(t, s, size, answers))
 		}
 		synctest.Wait()
-		if n := s.bodyBudget.held.Load(); n != 0 {
+		if n := s.writesBudget.held.Load(); n != 0 {
 			t.Errorf("%d bytes are counted of bodies of which nothing has come", n)
 		}
 		if n := testutil.ToFloat64(s.metrics.bodies); n != clients {
@@ -100,7 +100,7 @@ func TestStalledBodiesKeepNobodyOut(t *testing.T) {
 			}
 			<-time.After(2 * evictableAfter)
 			synctest.Wait()
-			if held := s.bodyBudget.held.Load(); held > s.bodyBudget.limit {
+			if held := s.writesBudget.held.Load(); held > s.writesBudget.limit {
 				t.Errorf("%d bytes are counted", held)
 			}
 			others(fmt.Sprint(n, " bytes more have come"))
@@ -117,8 +117,8 @@ func TestStalledBodiesKeepNobodyOut(t *testing.T) {
 		if d := time.Since(began); d > bodyGrace {
 			t.Errorf("the last was given up after %v", d)
 		}
-		if n := s.bodyBudget.held.Load(); n != 0 || len(s.bodyBudget.incoming) > 0 {
-			t.Errorf("%d bytes are counted in the end, %d bodies", n, len(s.bodyBudget.incoming))
+		if n := s.writesBudget.held.Load(); n != 0 || len(s.writesBudget.incoming) > 0 {
+			t.Errorf("%d bytes are counted in the end, %d bodies", n, len(s.writesBudget.incoming))
 		}
 	})
 }
@@ -143,7 +143,7 @@ func TestTheSlowestBodyIsEvicted(t *testing.T) {
 		if p := recordedProblem(t, w.ResponseRecorder); w.Code != 429 || p.Type != problemBase+"body-cut" {
 			t.Errorf("%d %+v", w.Code, p)
 		}
-		if n := s.bodyBudget.held.Load(); n != 0 {
+		if n := s.writesBudget.held.Load(); n != 0 {
 			t.Errorf("%d bytes are counted in the end", n)
 		}
 	})
@@ -239,7 +239,7 @@ func TestConnectionsShareTheBudgetOfWrites(t *testing.T) {
 			}
 		}
 	}
-	if held := s.bodyBudget.held.Load(); held > s.bodyBudget.limit/connFraction || flying < 10 {
+	if held := s.writesBudget.held.Load(); held > s.writesBudget.limit/connFraction || flying < 10 {
 		t.Errorf("%d writes hold %d bytes", flying, held)
 	}
 	go post(x.client(2))
@@ -294,7 +294,7 @@ func TestGzipBodiesAreStoredDecoded(t *testing.T) {
 	if got := s.want(s.do("GET", "/v1/stream/j", "", nil), 200); got != "[1,2]" {
 		t.Errorf("%q", got)
 	}
-	if n := s.srv.bodyBudget.held.Load(); n != 0 {
+	if n := s.srv.writesBudget.held.Load(); n != 0 {
 		t.Errorf("%d bytes are counted in the end", n)
 	}
 }

@@ -230,7 +230,7 @@ const plainRecordSize = 8 + 2 + len(HeaderName) + 64
 
 // maxMeteredSize returns an upper bound of the metered size of the draft's n records.
 func (d *draft) maxMeteredSize(n int) int {
-	return (n-1)*plainRecordSize + d.messages.Bytes() + d.maxLastRecordSize()
+	return (n-1)*plainRecordSize + d.messages.Size() + d.maxLastRecordSize()
 }
 
 // maxLastRecordSize returns an upper bound of the metered size of the draft's last record, without

@@ -13,8 +13,8 @@ type SessionLog interface {
 	// OpenAppendSession opens an append session. It may wait, within ctx, for a connection, and not
 	// for storage's answer. The session does not end with ctx.
 	//
-	// wake is called, from any goroutine, when there is something to Take: the first time, and again
-	// after Take has returned nothing. It does not block. It may be called before the session is
+	// wake is called, from any goroutine, when there is something to take: the first time, and again
+	// after TakeAcks has returned nothing. It does not block. It may be called before the session is
 	// returned.
 	OpenAppendSession(ctx context.Context, id StreamID, wake func()) (AppendSession, error)
 
@@ -30,9 +30,9 @@ type AppendSession interface {
 	// Submit sends a batch, to be written like Log.Append's. It does not wait. An error says that
 	// the batch was certainly not sent; the session then takes no more.
 	Submit(at Pos, batch []Entry) error
-	// Take adds the acknowledgements that have come to acks, in the order of Submit. Once the
+	// TakeAcks adds the acknowledgements that have come to acks, in the order of Submit. Once the
 	// session has ended, and all acknowledgements are taken, it also returns how.
-	Take(acks []Ack) ([]Ack, *AppendEnd)
+	TakeAcks(acks []Ack) ([]Ack, *AppendEnd)
 	// Close ends the session immediately. What is in flight may be written or not, now or later.
 	Close()
 }
@@ -100,9 +100,9 @@ func (g *guardedSession) Submit(at Pos, batch []Entry) error {
 	return nil
 }
 
-func (g *guardedSession) Take(acks []Ack) ([]Ack, *AppendEnd) {
+func (g *guardedSession) TakeAcks(acks []Ack) ([]Ack, *AppendEnd) {
 	had := len(acks)
-	acks, end := g.AppendSession.Take(acks)
+	acks, end := g.AppendSession.TakeAcks(acks)
 	n := len(acks) - had
 	if n == 0 && (end == nil || g.ended) {
 		return acks, end

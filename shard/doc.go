@@ -71,7 +71,7 @@
 //	Manager.Do(create, Fork)
 //	  createFork
 //	    submit                     decideCreate → inheritConfig: would it be made?
-//	    Fleet.Do(OpHold)           the source's owner: decideHold → addForkRef
+//	    StreamOwners.Do(OpHold)    the source's owner: decideHold → addForkRef
 //	    submit                     the create record holds the chain: the ancestors' logs, bounded
 //	    releaseInBackground        if this attempt did not make it
 //	Manager.Info → Stream.describe
@@ -196,7 +196,7 @@
 //
 // A stream at rest has none. Manager.spawn starts every goroutine and Manager.Close waits for all:
 //
-//   - one per session that is being opened (takeTurn) or whose feed has failed (recover), and none
+//   - one per session that is being opened (takeTurn) or whose feed has failed (resume), and none
 //     while it is open or waits for its turn, unless the Log is no Feeder: then one that runs
 //     Log.Follow;
 //   - one per tail check of the tailGuard, guardChecks at most, and the one that starts them;

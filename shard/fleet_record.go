@@ -86,7 +86,7 @@ func (f *fleetRecord) entry(pos Pos) Entry {
 // isFleetRecord reports whether a record of the log claims to be a fleet record: clock records and
 // foreign records do not.
 func isFleetRecord(r Record) bool {
-	return len(r.Header) >= headerFixed && r.Header[0] == headerMagic && Kind(r.Header[2]) == KindFleet
+	return len(r.Header) >= headerFixed && r.Header[0] == headerMagic && RecordKind(r.Header[2]) == KindFleet
 }
 
 // decodeFleetRecord reads a record. It does not read the header's fields: none is defined.

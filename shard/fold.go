@@ -25,7 +25,7 @@ func (s *State) mayChangeGeneration(r Record) bool {
 		return true
 	}
 	return len(r.Header) >= headerFixed && r.Header[0] == headerMagic &&
-		(Kind(r.Header[2]) == KindCreate || Kind(r.Header[2]) == KindTombstone)
+		(RecordKind(r.Header[2]) == KindCreate || RecordKind(r.Header[2]) == KindTombstone)
 }
 
 // effect holds what a folded record means to readers.

@@ -94,8 +94,8 @@ func (s *Stream) askSources(ctx context.Context, a *sharedCall, fold *State, for
 	case !same:
 	case held:
 		fold.confirmed = true
-		if s.tail != nil {
-			s.tail.SetChain(fold.chain)
+		if s.buffer != nil {
+			s.buffer.SetChain(fold.chain)
 		}
 	default:
 		s.refusedGeneration, s.nextConfirm, s.confirmErr = fold.generation, s.manager.cfg.Now().Add(sweepRefsEvery), nil

@@ -87,7 +87,7 @@ func TestForgedPendingReleasesArePaced(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
 		fleet := &counted{Manager: h}
-		h.UseFleet(fleet)
+		h.UseOwners(fleet)
 		for i := range streams {
 			id := shard.StreamID(fmt.Sprintf("attacker/%d", i))
 			appendForged(t, log, id, func(pos shard.Pos) []byte {

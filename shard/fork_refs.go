@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// Fleet reaches streams at their owners: *cluster.Node, or on a lone node the Manager itself. See
+// StreamOwners reaches streams at their owners: *cluster.Node, or on a lone node the Manager itself. See
 // Manager.Do.
-type Fleet interface {
+type StreamOwners interface {
 	Do(ctx context.Context, req *Request) (Outcome, error)
 }
 
-// UseFleet has the Manager reach the sources and forks of its streams through fleet. It must be
+// UseOwners has the Manager reach the sources and forks of its streams through owners. It must be
 // called before the first request. Without it sources and forks have to be on this node.
-func (m *Manager) UseFleet(fleet Fleet) { m.fleet = fleet }
+func (m *Manager) UseOwners(owners StreamOwners) { m.owners = owners }
 
 const (
 	// maxForkTime bounds how long after holding the source an attempt may still decide to make its
@@ -56,7 +56,7 @@ func (s *Stream) createFork(ctx context.Context, req *Request) (Outcome, error) 
 	ref := NewAppendID()
 	hold := s.manager.newRefRequest(req.Fork.Source, OpHold, ref)
 	hold.Name, hold.Generation = req.Stream, req.Source.Generation
-	holdOutcome, err := s.manager.fleet.Do(ctx, hold)
+	holdOutcome, err := s.manager.owners.Do(ctx, hold)
 	switch {
 	case err != nil:
 		if !isCertainlyUnwritten(err) { // the reference may be there
@@ -86,7 +86,7 @@ func (s *Stream) createFork(ctx context.Context, req *Request) (Outcome, error) 
 
 var errForkTooSlow = fmt.Errorf("%w: it took too long to hold the source", ErrUnavailable)
 
-// isCertainlyUnwritten reports whether an error of submit or Fleet.Do says that nothing was
+// isCertainlyUnwritten reports whether an error of submit or StreamOwners.Do says that nothing was
 // written.
 func isCertainlyUnwritten(err error) bool {
 	for _, e := range []error{
@@ -113,7 +113,7 @@ func (m *Manager) releaseForkRef(ctx context.Context, fork, source StreamID, ref
 	defer cancel()
 	req := m.newRefRequest(source, OpRelease, ref)
 	req.Name = fork
-	_, err := m.fleet.Do(ctx, req)
+	_, err := m.owners.Do(ctx, req)
 	return err
 }
 
@@ -258,7 +258,7 @@ func (s *Stream) ackTimeForSweep(ctx context.Context) Millis {
 func (s *Stream) sweepRef(ctx context.Context, ref AppendID, f forkRef) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
-	out, err := s.manager.fleet.Do(ctx, s.manager.newRefRequest(f.fork, OpCancelFork, ref))
+	out, err := s.manager.owners.Do(ctx, s.manager.newRefRequest(f.fork, OpCancelFork, ref))
 	if err != nil || out.Code == CodeExists {
 		return err
 	}

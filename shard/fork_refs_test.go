@@ -378,12 +378,12 @@ func TestForksAndChainsAreBounded(t *testing.T) {
 
 // leavingFleet is a fleet with a client that leaves once the source is held.
 type leavingFleet struct {
-	shard.Fleet
+	shard.StreamOwners
 	leave context.CancelFunc
 }
 
 func (p *leavingFleet) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
-	out, err := p.Fleet.Do(ctx, q)
+	out, err := p.StreamOwners.Do(ctx, q)
 	if q.Op == shard.OpHold && p.leave != nil {
 		p.leave()
 	}
@@ -394,8 +394,8 @@ func (p *leavingFleet) Do(ctx context.Context, q *shard.Request) (shard.Outcome,
 func TestAbandonedReferencesOfALiveSourceAreSwept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
-		fleet := &leavingFleet{Fleet: h}
-		h.UseFleet(fleet)
+		fleet := &leavingFleet{StreamOwners: h}
+		h.UseOwners(fleet)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		name := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("default/%0490d", i)) }
 		full := false
@@ -423,7 +423,7 @@ func TestAbandonedReferencesOfALiveSourceAreSwept(t *testing.T) {
 
 // asked is a fleet that counts the questions to forks, none of which can be reached.
 type asked struct {
-	shard.Fleet
+	shard.StreamOwners
 	times []time.Time
 }
 
@@ -432,7 +432,7 @@ func (f *asked) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error)
 		f.times = append(f.times, time.Now())
 		return shard.Outcome{}, shard.ErrUnavailable
 	}
-	return f.Fleet.Do(ctx, q)
+	return f.StreamOwners.Do(ctx, q)
 }
 
 // A stream that is gone asks its forks at the pace of its node, and less and less often where they
@@ -441,8 +441,8 @@ func TestQuestionsToForksArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const forks = 250
 		h := node(t, logtest.NewMemory(1))
-		fleet := &asked{Fleet: h}
-		h.UseFleet(fleet)
+		fleet := &asked{StreamOwners: h}
+		h.UseOwners(fleet)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		for i := range forks {
 			do(t, h, forkOf(t, h, stream, numberedStream(i)), shard.CodeCreated)

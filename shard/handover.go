@@ -185,13 +185,13 @@ func (s *Stream) installTail(newest []tail.RecordBatch) (wake tail.Wakers) {
 	if len(newest) > 0 {
 		first = newest[0].From()
 	}
-	s.tail = s.manager.tails.Open(s.id, s.state.Info(), first)
+	s.buffer = s.manager.tails.Open(s.id, s.state.Info(), first)
 	for _, r := range newest {
-		w, err := s.tail.ExtendLater(r)
+		w, err := s.buffer.ExtendLater(r)
 		if err != nil {
 			break // the buffer was too far behind: its readers find the rest in pages
 		}
 		wake = append(wake, w...)
 	}
-	return append(wake, s.tail.SkipLater(s.state.Next, s.state.tail, s.state.closed)...)
+	return append(wake, s.buffer.SkipLater(s.state.Next, s.state.tail, s.state.closed)...)
 }

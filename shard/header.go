@@ -38,31 +38,31 @@ const (
 //	2  writes header fields 17 to 25 and State fields 23 to 30
 const FormatLevel = 1
 
-// Kind is the kind of a record of ours. An unknown kind makes a node decline the stream, so a later
+// RecordKind is the kind of a record of ours. An unknown kind makes a node decline the stream, so a later
 // release may add kinds safely.
-type Kind uint8
+type RecordKind uint8
 
 // The kinds. Reserved: 9 for the mark of a log that ended for good, 11 for the
 // checkpoint of a stream with seals (a release without seals must decline it), and
 // 32 to 63 for logs that are no streams, which a stream's fold declines.
 const (
-	KindMessage     Kind = 1  // a message, or a fragment of one
-	KindCreate      Kind = 2  // begins a generation
-	KindClose       Kind = 3  // closes the stream without a message
-	KindCheckpoint  Kind = 4  // replaces the fold's state
-	KindTouch       Kind = 5  // moves the time of last use (its S2 timestamp)
-	KindTombstone   Kind = 6  // ends a generation; counts as a checkpoint
-	KindHold        Kind = 7  // a fork refers to this stream: Ref, Name
-	KindRelease     Kind = 8  // it no longer does: Ref
-	KindReleaseDone Kind = 10 // a reference was given back, or will never be used: Ref
-	KindClock       Kind = 12 // changes nothing; its acknowledgement tells S2's time
-	KindRetain      Kind = 13 // replaces the retention policy: Retain
+	KindMessage     RecordKind = 1  // a message, or a fragment of one
+	KindCreate      RecordKind = 2  // begins a generation
+	KindClose       RecordKind = 3  // closes the stream without a message
+	KindCheckpoint  RecordKind = 4  // replaces the fold's state
+	KindTouch       RecordKind = 5  // moves the time of last use (its S2 timestamp)
+	KindTombstone   RecordKind = 6  // ends a generation; counts as a checkpoint
+	KindHold        RecordKind = 7  // a fork refers to this stream: Ref, Name
+	KindRelease     RecordKind = 8  // it no longer does: Ref
+	KindReleaseDone RecordKind = 10 // a reference was given back, or will never be used: Ref
+	KindClock       RecordKind = 12 // changes nothing; its acknowledgement tells S2's time
+	KindRetain      RecordKind = 13 // replaces the retention policy: Retain
 
-	KindFleet Kind = 32 // the fleet's record: in a log that is no stream
+	KindFleet RecordKind = 32 // the fleet's record: in a log that is no stream
 )
 
 // isKnown reports whether this release can fold records of the kind.
-func (k Kind) isKnown() bool {
+func (k RecordKind) isKnown() bool {
 	return k <= KindRelease || k == KindReleaseDone || k == KindClock || k == KindRetain
 }
 
@@ -132,7 +132,7 @@ type Producer struct {
 // Header is a decoded header. Absent fields are zero. A field that may be present and zero has a
 // flag of its own.
 type Header struct {
-	Kind  Kind
+	Kind  RecordKind
 	Flags Flags
 
 	Append    AppendID
@@ -353,7 +353,7 @@ func decodeHeader(pos Pos, value []byte) (*Header, error) {
 	if value[1] > headerVersion {
 		return nil, ErrNeedsLaterRelease
 	}
-	h := &Header{Kind: Kind(value[2]), Flags: Flags(value[3])}
+	h := &Header{Kind: RecordKind(value[2]), Flags: Flags(value[3])}
 	if value[1] == 0 || h.Kind == 0 {
 		return nil, errForeign
 	}

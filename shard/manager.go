@@ -19,8 +19,8 @@ type Manager struct {
 	log              *breaker
 	tails            *tail.Buffers
 	cfg              Config
-	fleet            Fleet     // reaches other streams; the Manager itself unless UseFleet, before the first request, sets another
-	callPool         sync.Pool // of answered *call
+	owners           StreamOwners // reaches other streams; the Manager itself unless UseOwners, before the first request, sets another
+	callPool         sync.Pool    // of answered *call
 	pages            *pages
 	coldOpens        *turnLimiter  // opens that read storage
 	sessions         *turnLimiter  // read sessions
@@ -53,7 +53,7 @@ func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	cfg.defaults()
 	h := &Manager{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
 	h.streams = streamTable{byteBudget: cfg.StateBytes, maxStreams: int64(cfg.maxStreams), byID: map[StreamID]*Stream{}}
-	h.fleet = h
+	h.owners = h
 	h.pages = newPages(h.log, cfg.PageBytes, NewPanicHandler(cfg.Logger, cfg.Metrics))
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.coldOpens = newTurnLimiter(h.spawn, cfg.ColdOpens, int(2*cfg.ColdOpens), errColdOpens)
@@ -114,7 +114,7 @@ func (m *Manager) runEvery(d time.Duration, do func(context.Context)) {
 }
 
 // isLone reports whether this node has no other nodes beside it.
-func (m *Manager) isLone() bool { return m.fleet == Fleet(m) }
+func (m *Manager) isLone() bool { return m.owners == StreamOwners(m) }
 
 // acquireStream finds the Stream, or makes it. The caller gives it back with releaseStream.
 func (m *Manager) acquireStream(ctx context.Context, id StreamID) (*Stream, error) {

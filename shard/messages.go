@@ -64,8 +64,8 @@ func (m Messages) Len() int {
 	}
 }
 
-// Bytes returns the size of all bodies together.
-func (m Messages) Bytes() int { return len(m.body) }
+// Size returns the size of all bodies together.
+func (m Messages) Size() int { return len(m.body) }
 
 // Body returns all bodies, one after the other. Shared; must not be changed.
 func (m Messages) Body() []byte { return m.body }
@@ -83,7 +83,7 @@ func (m Messages) At(i int) []byte {
 }
 
 // String returns the number and the size of the messages.
-func (m Messages) String() string { return fmt.Sprintf("%d messages of %d bytes", m.Len(), m.Bytes()) }
+func (m Messages) String() string { return fmt.Sprintf("%d messages of %d bytes", m.Len(), m.Size()) }
 
 // GoString returns what String returns: the bodies fill pages.
 func (m Messages) GoString() string { return m.String() }

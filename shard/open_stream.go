@@ -113,9 +113,9 @@ func (s *Stream) runOpening(ctx context.Context, a *sharedCall) {
 		err = ErrStopped
 	}
 	s.mu.Lock()
-	if err != nil && s.tail != nil { // for its other feeds, and for the next attempt
-		defer s.tail.Release()
-		s.tail = nil
+	if err != nil && s.buffer != nil { // for its other feeds, and for the next attempt
+		defer s.buffer.Release()
+		s.buffer = nil
 	}
 	if errors.Is(err, ErrNeedsLaterRelease) {
 		s.foldErr = err

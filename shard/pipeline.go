@@ -196,7 +196,7 @@ func (p *pipeline) submit(b *appendBatch, now time.Time) {
 	p.stream.manager.pipelines.inFlight.Add(1)
 	if err := p.session.Submit(b.pos, b.entries); err != nil {
 		b.unsent, p.broken = true, true
-		p.session.Close() // Take tells the end
+		p.session.Close() // TakeAcks tells the end
 		p.signal()
 	}
 }

@@ -8,7 +8,7 @@ import (
 // takeAcks takes what the session tells. failed: the session has ended with something in flight, and
 // the write loop goes on with b.
 func (p *pipeline) takeAcks() (b *appendBatch, failed bool) {
-	acks, end := p.session.Take(p.acks[:0])
+	acks, end := p.session.TakeAcks(p.acks[:0])
 	p.acks = acks
 	for _, ack := range acks {
 		b := p.oldestSent()
@@ -32,7 +32,7 @@ func (p *pipeline) takeAcks() (b *appendBatch, failed bool) {
 		p.abandon()
 		return nil, true
 	case p.sent > 0 && time.Since(p.oldestSent().sentAt) > appendTimeout:
-		p.session.Close() // Take tells the end
+		p.session.Close() // TakeAcks tells the end
 		p.signal()
 	}
 	return nil, false

@@ -4,9 +4,9 @@ import (
 	"context"
 )
 
-// settleRefusals answers refusals that rest on nothing that is in flight, once their tail check has
-// come. Refusals before a batch in flight are settled by its acknowledgement. failed: the write loop
-// has to go on with b, since the log had gone on.
+// settleRefusals answers the refusals in front of all batches in flight, once their tail check has
+// come. If the batch behind them is acknowledged first, that settles them, too. failed: another
+// writer has appended, and the write loop has to go on with b.
 func (p *pipeline) settleRefusals() (b *appendBatch, failed bool) {
 	s := p.stream
 	for {

@@ -275,12 +275,12 @@ func (r *readSession) NoteEnd(err error) {
 	r.live, r.feed = false, nil
 	r.feeds++
 	if s.session == r {
-		r.spawn(func(ctx context.Context) { r.recover(ctx, err) })
+		r.spawn(func(ctx context.Context) { r.resume(ctx, err) })
 	}
 }
 
-// recover handles the end of a feed that is still wanted, and has the next one opened.
-func (r *readSession) recover(ctx context.Context, err error) {
+// resume handles the end of a feed that is still wanted, and has the next one opened.
+func (r *readSession) resume(ctx context.Context, err error) {
 	s := r.stream
 	s.handleFeedError(r.fold, err)
 	if s.manager.cfg.Now().Sub(r.began) > time.Minute {

@@ -33,7 +33,7 @@ func newRecordGenerator(drafts []draft) recordGenerator {
 // recordCount returns the number of records that the draft makes.
 func (d *draft) recordCount() int {
 	n := max(d.messages.Len(), 1)
-	if d.messages.Bytes() <= maxWholeMessage {
+	if d.messages.Size() <= maxWholeMessage {
 		return n
 	}
 	for i := range d.messages.Len() {
@@ -49,7 +49,7 @@ func (d *draft) recordCount() int {
 // nothing is shown before its commit.
 func needsFragments(drafts []draft) bool {
 	for i := range drafts {
-		if m := drafts[i].messages; m.Bytes() > maxWholeMessage && drafts[i].recordCount() > m.Len() {
+		if m := drafts[i].messages; m.Size() > maxWholeMessage && drafts[i].recordCount() > m.Len() {
 			return true
 		}
 	}

@@ -83,7 +83,7 @@ type Request struct {
 
 // WaitingCost returns an upper bound of the memory that the request holds while it waits.
 func (r *Request) WaitingCost() int {
-	return waitingRequestCost + r.Messages.Bytes() + r.Messages.Len()*waitingMessageCost
+	return waitingRequestCost + r.Messages.Size() + r.Messages.Len()*waitingMessageCost
 }
 
 // mayGrowState reports whether a stream's State may be larger after the request.
@@ -92,7 +92,7 @@ func (r *Request) mayGrowState() bool { return r.Op == OpCreate || r.Op == OpApp
 // Cost returns an upper bound of the memory that the request holds until it is answered, at the
 // node that carries it out and at a node that relays it. That is its messages, a batch of them as
 // records on the way to storage, and, of several batches, what waits for the last one.
-func (r *Request) Cost() int { return RequestCost(r.Messages.Bytes(), r.Messages.Len()) }
+func (r *Request) Cost() int { return RequestCost(r.Messages.Size(), r.Messages.Len()) }
 
 // RequestCost returns Request.Cost for n messages of size bytes together.
 func RequestCost(size, n int) int {
@@ -180,7 +180,7 @@ type Outcome struct {
 // IsAbsent reports whether an error says that there is no such stream (any more).
 func IsAbsent(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, ErrGone) }
 
-// Errors of a Manager and of a Fleet. An Outcome's refusals are
+// Errors of a Manager and of StreamOwners. An Outcome's refusals are
 // answers, not errors.
 var (
 	// ErrNotFound: no such stream (Follow and ReadPage).

@@ -159,10 +159,10 @@ func (s *standingWatcher) sitesOfRound(all bool) []*siteState {
 }
 
 // askSites asks at sites, a few together.
-func (s *standingWatcher) askSites(ctx context.Context, plots []*siteState, role Role) {
+func (s *standingWatcher) askSites(ctx context.Context, sites []*siteState, role Role) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, maxSitesTogether)
-	for _, p := range plots {
+	for _, p := range sites {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
@@ -371,9 +371,9 @@ func (s *standingWatcher) identifyFleet(st *Standing, role Role) {
 	}
 }
 
-func siteList(plots []*siteState) []Site {
-	out := make([]Site, len(plots))
-	for i, p := range plots {
+func siteList(sites []*siteState) []Site {
+	out := make([]Site, len(sites))
+	for i, p := range sites {
 		out[i] = p.Site
 	}
 	return out

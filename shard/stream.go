@@ -27,7 +27,7 @@ type Stream struct {
 	noLog       bool  // the log does not exist yet
 	state       *State
 	assembler   assembler
-	tail        *tail.Buffer  // this generation's, with one reference; nil: no generation
+	buffer      *tail.Buffer  // this generation's, with one reference; nil: no generation
 	unsavedUse  time.Time     // the last use that may not be durable; zero: none
 	graceUntil  Millis        // ms since 1970 by storage's clock: uses up to here may be known to the previous owner only
 	cachedClock *storageClock // of the place where the log is; nil: not looked up yet
@@ -142,8 +142,8 @@ func (s *Stream) halt() {
 		s.writingEnded.Wait()
 	}
 	s.closeSession()
-	t := s.tail
-	s.tail = nil
+	t := s.buffer
+	s.buffer = nil
 	s.mu.Unlock()
 	if t != nil {
 		t.Release()

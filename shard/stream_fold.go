@@ -27,8 +27,8 @@ func (s *Stream) absorbRecords(recs []Record) (tail.Wakers, error) {
 			s.skipFlights(r.Pos)
 			s.state.skipTo(r.Pos)
 			s.assembler.skipTo(r.Pos)
-			if s.tail != nil {
-				wake = append(wake, s.tail.SkipLater(r.Pos, s.state.tail, s.state.closed)...)
+			if s.buffer != nil {
+				wake = append(wake, s.buffer.SkipLater(r.Pos, s.state.tail, s.state.closed)...)
 			}
 		}
 		if s.state.mayChangeGeneration(r) { // the old generation's tail.Buffer gets its own records first
@@ -50,12 +50,12 @@ func (s *Stream) absorbRecords(recs []Record) (tail.Wakers, error) {
 func (s *Stream) declineLog(err error) tail.Wakers {
 	wake := s.publishBatch()
 	s.foldErr = err
-	if s.tail == nil {
+	if s.buffer == nil {
 		return wake
 	}
-	wake = append(wake, s.tail.EndLater(err)...)
-	s.tail.Release()
-	s.tail = nil
+	wake = append(wake, s.buffer.EndLater(err)...)
+	s.buffer.Release()
+	s.buffer = nil
 	return wake
 }
 
@@ -63,10 +63,10 @@ func (s *Stream) declineLog(err error) tail.Wakers {
 // generation.
 func (s *Stream) changeGeneration(r Record, e effect) tail.Wakers {
 	var wake tail.Wakers
-	if s.tail != nil {
-		wake = s.tail.EndLater(ErrNotFound)
-		s.tail.Release()
-		s.tail = nil
+	if s.buffer != nil {
+		wake = s.buffer.EndLater(ErrNotFound)
+		s.buffer.Release()
+		s.buffer = nil
 	}
 	s.graceUntil, s.unsavedUse = 0, time.Time{}
 	s.nextSweep, s.sweptAll, s.forkLimitHit = time.Time{}, false, false
@@ -82,23 +82,23 @@ func (s *Stream) changeGeneration(r Record, e effect) tail.Wakers {
 
 // openTail opens the tail.Buffer of the current generation, if there is none yet.
 func (s *Stream) openTail() tail.Wakers {
-	if s.tail != nil || !s.state.exists || s.stopped { // no later call would release it
+	if s.buffer != nil || !s.state.exists || s.stopped { // no later call would release it
 		return nil
 	}
-	s.tail = s.manager.tails.Open(s.id, s.state.Info(), s.assembler.from)
+	s.buffer = s.manager.tails.Open(s.id, s.state.Info(), s.assembler.from)
 	// A peer may have fed it so far, and it may lag behind; its readers then find the rest in
 	// pages.
-	return s.tail.SkipLater(s.assembler.from, s.state.tail, s.state.closed)
+	return s.buffer.SkipLater(s.assembler.from, s.state.tail, s.state.closed)
 }
 
 // publishBatch extends the tail.Buffer with the records that were folded since the last call.
 func (s *Stream) publishBatch() tail.Wakers {
 	wake := s.openTail()
 	r := s.assembler.flushBatch(s.state)
-	if r.IsZero() || s.tail == nil {
+	if r.IsZero() || s.buffer == nil {
 		return wake
 	}
-	w, err := s.tail.ExtendLater(r)
+	w, err := s.buffer.ExtendLater(r)
 	if err != nil {
 		panic("shard: own feed left a hole: " + err.Error())
 	}
@@ -156,10 +156,10 @@ func (s *Stream) resetFold(fold *State, ends Pos) {
 		defer s.reportLostRecords(ends, known)
 	}
 	var wake tail.Wakers
-	if s.tail != nil {
-		wake = s.tail.EndLater(ErrNotFound)
-		s.tail.Release()
-		s.tail = nil
+	if s.buffer != nil {
+		wake = s.buffer.EndLater(ErrNotFound)
+		s.buffer.Release()
+		s.buffer = nil
 	}
 	s.opened = false
 	s.mu.Unlock()
@@ -207,8 +207,8 @@ func (s *Stream) catchUp(ctx context.Context, fold *State, end Pos) error {
 			fold.beginUncreated()
 			s.assembler.skipTo(end)
 			wake = s.openTail()
-			if s.tail != nil {
-				wake = append(wake, s.tail.SkipLater(end, fold.tail, fold.closed)...)
+			if s.buffer != nil {
+				wake = append(wake, s.buffer.SkipLater(end, fold.tail, fold.closed)...)
 			}
 		}
 		s.mu.Unlock()

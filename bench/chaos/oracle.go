@@ -68,7 +68,7 @@ func (b *book) read(stream int, log [][]byte) (d damage) {
 			d.note(&d.Corrupt, "stream %d: the log has %.100q, which no writer wrote", stream, raw)
 			continue
 		}
-		b.take(m, &d)
+		b.noteMessage(m, &d)
 		b.count++
 		b.chain = chain(b.chain, raw)
 	}
@@ -88,7 +88,7 @@ func (b *book) read(stream int, log [][]byte) (d damage) {
 	return d
 }
 
-func (b *book) take(m message, d *damage) {
+func (b *book) noteMessage(m message, d *damage) {
 	v := &b.wrote[m.writer][m.number]
 	switch *v {
 	case seen:
@@ -126,10 +126,10 @@ type sight struct {
 	bad   damage
 }
 
-// see records the next message that a reader got, and returns when it was sent. timely reports
+// noteMessage records the next message that a reader got, and returns when it was sent. timely reports
 // whether that time is of use: it is not if the writer had given the message up long before, and
 // others came.
-func (s *sight) see(stream int, raw []byte) (sent time.Time, timely bool) {
+func (s *sight) noteMessage(stream int, raw []byte) (sent time.Time, timely bool) {
 	m, ok := decode(raw)
 	sent = time.UnixMicro(m.sent)
 	if !ok || m.stream != stream {

@@ -114,7 +114,7 @@ func TestSight(t *testing.T) {
 		}
 		var s sight
 		for _, raw := range texts(c.got...) {
-			s.see(7, raw)
+			s.noteMessage(7, raw)
 		}
 		got := s.compare(7, b.digest())
 		if got.First = ""; got != c.want {
@@ -130,8 +130,8 @@ func TestSight(t *testing.T) {
 func TestSightCorrupt(t *testing.T) {
 	t.Parallel()
 	var s sight
-	s.see(7, append(texts(0)[0], ' '))
-	s.see(8, texts(0)[0])
+	s.noteMessage(7, append(texts(0)[0], ' '))
+	s.noteMessage(8, texts(0)[0])
 	if d := s.compare(7, digest{}); d.Corrupt != 2 || d.total() != 2 {
 		t.Errorf("%+v", d)
 	}

@@ -216,7 +216,7 @@ func (r *reader) event(id string, data []byte, isData bool) {
 		return
 	}
 	each(data, func(raw []byte) {
-		sent, timely := r.sight.see(r.stream, raw)
+		sent, timely := r.sight.noteMessage(r.stream, raw)
 		r.window.got++
 		if !timely {
 			return

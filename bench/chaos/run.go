@@ -35,18 +35,18 @@ func (r *run) note(format string, args ...any) {
 
 // row holds what a fault did.
 type row struct {
-	fault    string
-	fired    string // the proof
-	tally    tally
-	counts   counts
-	damage   damage
-	sessions float64       // mean of read sessions ÷ followed streams
-	beside   time.Duration // p99 of the stall in the time after it
-	forced   float64       // NOT_OWNER and must ÷ appends, once it was over
-	healed   time.Duration
-	ops      int // of the history
-	notes    []string
-	failed   []string
+	fault      string
+	fired      string // the proof
+	tally      tally
+	counts     counts
+	damage     damage
+	sessions   float64       // mean of read sessions ÷ followed streams
+	beside     time.Duration // p99 of the stall in the time after it
+	redirected float64       // NOT_OWNER and must ÷ appends, once it was over
+	healed     time.Duration
+	ops        int // of the history
+	notes      []string
+	failed     []string
 }
 
 func (w *row) fail(format string, args ...any) {
@@ -92,7 +92,7 @@ func (r *run) meet(f fault) (w row) {
 	then := watch.now()
 	pause(r.after / 2)
 	grown := watch.stop()
-	w.forced = share(grown, then)
+	w.redirected = share(grown, then)
 	beside, err := r.load.tally()
 	if err != nil {
 		w.fail("%v", err)
@@ -174,8 +174,8 @@ func (r *run) judge(w *row, f fault, grown map[string]float64, losses int) {
 	if f.sessions > 0 && w.sessions > f.sessions {
 		w.fail("read sessions ÷ followed streams %.3f, more than %.2f", w.sessions, f.sessions)
 	}
-	if limit := 0.01; w.forced > limit {
-		w.fail("NOT_OWNER and must are %.1f %% of the appends after it", 100*w.forced)
+	if limit := 0.01; w.redirected > limit {
+		w.fail("NOT_OWNER and must are %.1f %% of the appends after it", 100*w.redirected)
 	}
 	if f.steady && losses > 0 {
 		w.fail("a node was not ready")

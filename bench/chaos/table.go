@@ -27,7 +27,7 @@ func (w *row) line() string {
 		w.fired, w.counts.acked, w.tally.Received, w.damage.Lost, w.damage.Doubled, w.damage.Reordered, w.damage.Corrupt,
 		w.counts.unknownAnswers, short(w.tally.Stayed.Quantile(0.99)), short(w.beside), short(w.tally.Stayed.Quantile(1)),
 		short(w.tally.Moved.Quantile(0.99)), short(w.counts.ack.Quantile(0.99)), short(w.counts.failure.Quantile(1)),
-		w.sessions, 100*w.forced, w.reasons())
+		w.sessions, 100*w.redirected, w.reasons())
 }
 
 func (w *row) reasons() string {
@@ -58,7 +58,7 @@ func printTable(out io.Writer, rows []row) {
 			w.damage.Reordered+w.damage.Corrupt, w.counts.unknownAnswers,
 			short(w.tally.Stayed.Quantile(0.99)), short(w.beside), short(w.tally.Stayed.Quantile(1)), short(w.tally.Moved.Quantile(0.99)),
 			short(w.counts.ack.Quantile(0.99)), short(w.counts.failure.Quantile(1)),
-			w.sessions, 100*w.forced, short(w.healed), verdict)
+			w.sessions, 100*w.redirected, short(w.healed), verdict)
 	}
 	fmt.Fprintln(out)
 	for i := range rows {

@@ -76,9 +76,9 @@ func measure(l load) (c counts, err error) {
 		do   func() error
 	}{
 		{"streams are made", &c.created, func() error { return eachStream(l, func(i int) error { return sys.create(i) }) }},
-		{"readers of a few come", &c.cameFew, func() error { return come(sys, readers, l, 0, l.few) }},
+		{"readers of a few come", &c.cameFew, func() error { return joinReaders(sys, readers, l, 0, l.few) }},
 		{"nothing happens for a minute", &c.followedFew, func() error { return c.wait(sys, &c.ownersFew) }},
-		{"readers of all come", &c.came, func() error { return come(sys, readers, l, l.few, l.streams) }},
+		{"readers of all come", &c.came, func() error { return joinReaders(sys, readers, l, l.few, l.streams) }},
 		{"messages are written", &c.appended, func() error { return c.write(sys, readers, l, l.appends) }},
 		{"nothing happens for a minute", &c.followed, func() error { return c.wait(sys, &c.owners) }},
 		{"nodes are replaced", &c.deployed, func() error { return c.deploy(sys, readers, l) }},
@@ -117,8 +117,8 @@ func (s *system) create(i int) error {
 	return send("PUT", fleet.HTTP(i%nodeCount)+path(i), "", 201)
 }
 
-// come adds the readers of the streams [from, to).
-func come(sys *system, readers *crowd, l load, from, to int) error {
+// joinReaders adds the readers of the streams [from, to).
+func joinReaders(sys *system, readers *crowd, l load, from, to int) error {
 	for i := from; i < to; i++ {
 		for r := range l.readers {
 			readers.add(path(i), (i+r)%nodeCount)

@@ -14,7 +14,7 @@ import (
 type dialect struct {
 	read, write string
 	body        string // empty: the message as it is
-	accept      string // the body's content type
+	contentType string // the body's content type
 	// plain servers have no offsets, nothing to be created, no batches, no producers:
 	// a reader is up to date once it has its head.
 	plain bool
@@ -22,11 +22,11 @@ type dialect struct {
 
 // dialects are the servers that are known, by what -server says.
 var dialects = map[string]dialect{ //nolint:gochecknoglobals // a table
-	"durable":    {read: "?live=sse&offset=%[2]s", accept: "application/json"}, // of -path
-	"sse":        {read: "/s/%[1]d", write: "/s/%[1]d", accept: "application/json", plain: true},
-	"nchan":      {read: "/sub/%[1]d", write: "/pub/%[1]d", accept: "application/json", plain: true},
-	"mercure":    {read: "/.well-known/mercure?topic=load-%[1]d", write: "/.well-known/mercure", body: "topic=load-%[1]d&data=%[2]s", accept: "application/x-www-form-urlencoded", plain: true},
-	"centrifugo": {read: "/connection/uni_sse?cf_connect=%%7B%%22subs%%22:%%7B%%22load-%[1]d%%22:%%7B%%7D%%7D%%7D", write: "/api/publish", body: `{"channel":"load-%[1]d","data":%[2]s}`, accept: "application/json", plain: true},
+	"durable":    {read: "?live=sse&offset=%[2]s", contentType: "application/json"}, // of -path
+	"sse":        {read: "/s/%[1]d", write: "/s/%[1]d", contentType: "application/json", plain: true},
+	"nchan":      {read: "/sub/%[1]d", write: "/pub/%[1]d", contentType: "application/json", plain: true},
+	"mercure":    {read: "/.well-known/mercure?topic=load-%[1]d", write: "/.well-known/mercure", body: "topic=load-%[1]d&data=%[2]s", contentType: "application/x-www-form-urlencoded", plain: true},
+	"centrifugo": {read: "/connection/uni_sse?cf_connect=%%7B%%22subs%%22:%%7B%%22load-%[1]d%%22:%%7B%%7D%%7D%%7D", write: "/api/publish", body: `{"channel":"load-%[1]d","data":%[2]s}`, contentType: "application/json", plain: true},
 }
 
 func dialectNames() string { return strings.Join(slices.Sorted(maps.Keys(dialects)), ", ") }
@@ -59,7 +59,7 @@ func (d dialect) posts(stream int, host string, header http.Header, all [][]byte
 	var b bytes.Buffer
 	for _, m := range all {
 		m = d.message(stream, m)
-		fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n", fill(d.write, stream, ""), host, d.accept, len(m))
+		fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n", fill(d.write, stream, ""), host, d.contentType, len(m))
 		_ = header.Write(&b)
 		b.WriteString("\r\n")
 		b.Write(m)

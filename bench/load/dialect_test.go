@@ -27,7 +27,7 @@ func TestDialects(t *testing.T) {
 			}
 			body, _ := io.ReadAll(r.Body)
 			text := string(body)
-			if d.accept == "application/x-www-form-urlencoded" {
+			if d.contentType == "application/x-www-form-urlencoded" {
 				form, err := url.ParseQuery(text)
 				if err != nil || form.Get("topic") != "load-7" {
 					t.Errorf("%s: %v: %v", name, form, err)

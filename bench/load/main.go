@@ -94,7 +94,7 @@ func main() {
 		return
 	case !slices.Contains(modes, o.mode):
 		fail(fmt.Errorf("-mode is one of %s", strings.Join(modes, ", ")))
-	case dialects[o.server].accept == "":
+	case dialects[o.server].contentType == "":
 		fail(fmt.Errorf("-server is one of %s", dialectNames()))
 	case o.mode == "catchup" && dialects[o.server].plain:
 		fail(fmt.Errorf("-server %s has nothing to catch up with", o.server))

@@ -35,7 +35,7 @@ func run(o *options) (r *result, err error) {
 		}
 	}()
 	if o.fleet > 0 {
-		l.say("a fleet of %d nodes", o.fleet)
+		l.report("a fleet of %d nodes", o.fleet)
 		if l.fleet, err = fleet.Start(o.fleet, o.drain); err != nil {
 			return nil, err
 		}
@@ -45,7 +45,7 @@ func run(o *options) (r *result, err error) {
 		}
 	}
 	l.w = newWriters(o)
-	l.say("%d streams", o.streams)
+	l.report("%d streams", o.streams)
 	if err := l.w.create(); err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func run(o *options) (r *result, err error) {
 			return nil, err
 		}
 	}
-	if err := l.come(); err != nil {
+	if err := l.joinReaders(); err != nil {
 		return nil, err
 	}
 	switch o.mode {
@@ -70,7 +70,7 @@ func run(o *options) (r *result, err error) {
 	return l.r, l.judge()
 }
 
-func (l *load) say(format string, a ...any) {
+func (l *load) report(format string, a ...any) {
 	fmt.Fprintf(os.Stderr, "%5.0fs  %s\n", time.Since(l.began).Seconds(), fmt.Sprintf(format, a...))
 }
 
@@ -118,8 +118,8 @@ func (l *load) fill() error {
 	return nil
 }
 
-// come has the readers come, and waits until all of them are up to date.
-func (l *load) come() error {
+// joinReaders has the readers come, and waits until all of them are up to date.
+func (l *load) joinReaders() error {
 	before := l.used()
 	args := []string{
 		"-urls=" + join(l.o.urls), "-server=" + l.o.server, "-path=" + l.o.path, "-streams=" + strconv.Itoa(l.o.streams),
@@ -149,11 +149,11 @@ func (l *load) come() error {
 	}
 	last := t.LastTip.Sub(began)
 	l.r.Came, l.r.CameMB = last.Seconds(), float64(t.Bytes)/1e6/last.Seconds()
-	l.say("all are up to date after %.1f s: %.0f MB, %d messages", last.Seconds(), float64(t.Bytes)/1e6, t.Messages)
+	l.report("all are up to date after %.1f s: %.0f MB, %d messages", last.Seconds(), float64(t.Bytes)/1e6, t.Messages)
 	time.Sleep(2 * time.Second)
 	now := l.used()
 	l.r.ReaderBytes = float64(now.memory-before.memory) / float64(l.o.readers)
-	l.r.ReaderCPU = (now.cpu - before.cpu).Seconds() * 1e6 / float64(l.o.readers)
+	l.r.ReaderCPU = (now.serverCPU - before.serverCPU).Seconds() * 1e6 / float64(l.o.readers)
 	return nil
 }
 
@@ -167,7 +167,7 @@ func (l *load) until(within time.Duration, ok func(*tally) bool) (tally, error) 
 		}
 		if time.Since(said) > 5*time.Second {
 			said = time.Now()
-			l.say("%d up, %d up to date, of %d; %d refused %s", t.Up, t.Tip, l.o.readers, t.Refused, t.Why)
+			l.report("%d up, %d up to date, of %d; %d refused %s", t.Up, t.Tip, l.o.readers, t.Refused, t.Why)
 		}
 		if time.Now().After(end) {
 			return t, fmt.Errorf("not within %v: %d up, %d up to date, of %d; %d refused: %s", within, t.Up, t.Tip, l.o.readers, t.Refused, t.Why)
@@ -176,22 +176,22 @@ func (l *load) until(within time.Duration, ok func(*tally) bool) (tally, error) 
 }
 
 // used returns what the servers use.
-func (l *load) used() (u used) {
+func (l *load) used() (u consumption) {
 	pids := l.o.pids
 	if l.fleet != nil {
 		pids = l.fleet.PIDs()
 	}
 	for _, p := range pids {
 		u.memory += usage.Memory(p)
-		u.cpu += usage.CPU(p)
+		u.serverCPU += usage.CPU(p)
 	}
-	u.busy, u.all = usage.Machine()
+	u.machineBusy, u.machineAll = usage.Machine()
 	return u
 }
 
-type used struct {
-	memory         int64
-	cpu, busy, all time.Duration
+type consumption struct {
+	memory                             int64
+	serverCPU, machineBusy, machineAll time.Duration
 }
 
 // steady writes at the rate, unless it is idle, and looks on; something happens in the
@@ -226,7 +226,7 @@ func (l *load) steady() error {
 			P50: ms(step.Quantile(0.5)), P99: ms(step.Quantile(0.99)), Busy: share(at, u),
 		}
 		l.r.Samples = append(l.r.Samples, s)
-		l.say("%d up; %d delivered, p50 %.1f ms, p99 %.1f ms, worst %.0f ms; lost %d, doubled %d; machine busy %.0f %%",
+		l.report("%d up; %d delivered, p50 %.1f ms, p99 %.1f ms, worst %.0f ms; lost %d, doubled %d; machine busy %.0f %%",
 			t.Up, s.Deliveries, s.P50, s.P99, ms(step.Quantile(1)), t.Lost, t.Doubled, 100*s.Busy)
 		prev, at = t, u
 	}
@@ -239,7 +239,7 @@ func (l *load) steady() error {
 	}
 	last := l.used()
 	l.r.Busy, l.r.Seconds = share(first, last), time.Since(began).Seconds()
-	l.r.Cores = (last.cpu - first.cpu).Seconds() / l.r.Seconds
+	l.r.Cores = (last.serverCPU - first.serverCPU).Seconds() / l.r.Seconds
 	return nil
 }
 
@@ -247,7 +247,7 @@ func (l *load) steady() error {
 func (l *load) happen() error {
 	switch {
 	case l.o.restart:
-		l.say("node 1 is restarted")
+		l.report("node 1 is restarted")
 		return l.fleet.Restart(1)
 	case l.o.mode == "reconnect":
 		began := time.Now()
@@ -256,7 +256,7 @@ func (l *load) happen() error {
 		}
 		t, err := l.until(time.Minute, func(t *tally) bool { return t.Up == l.o.readers })
 		l.r.Back, l.r.Peak = t.LastUp.Sub(began).Seconds(), t.Peak
-		l.say("all are back after %.1f s; at most %d came in a second", l.r.Back, t.Peak)
+		l.report("all are back after %.1f s; at most %d came in a second", l.r.Back, t.Peak)
 		return err
 	}
 	return nil
@@ -284,8 +284,8 @@ func (l *load) saturate() error {
 	t, err := l.tally()
 	last := l.used()
 	l.r.Seconds, l.r.Busy = time.Since(began).Seconds(), share(first, last)
-	l.r.Cores, l.r.PerSecond = (last.cpu-first.cpu).Seconds()/l.r.Seconds, float64(t.Messages)/l.r.Seconds
-	l.say("%d batches of 64, %.0f deliveries a second", sent, float64(t.Messages)/l.r.Seconds)
+	l.r.Cores, l.r.PerSecond = (last.serverCPU-first.serverCPU).Seconds()/l.r.Seconds, float64(t.Messages)/l.r.Seconds
+	l.report("%d batches of 64, %.0f deliveries a second", sent, float64(t.Messages)/l.r.Seconds)
 	return err
 }
 
@@ -338,9 +338,9 @@ func (l *load) judge() error {
 	return nil
 }
 
-func share(a, b used) float64 {
-	if b.all == a.all {
+func share(a, b consumption) float64 {
+	if b.machineAll == a.machineAll {
 		return 0
 	}
-	return float64(b.busy-a.busy) / float64(b.all-a.all)
+	return float64(b.machineBusy-a.machineBusy) / float64(b.machineAll-a.machineAll)
 }

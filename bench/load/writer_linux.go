@@ -69,7 +69,7 @@ func (w *writers) do(method string, stream int, header http.Header, body []byte)
 			return err
 		}
 		req.Header = header.Clone()
-		req.Header.Set("Content-Type", w.dialect.accept)
+		req.Header.Set("Content-Type", w.dialect.contentType)
 		resp, err := w.http.Do(req)
 		if err != nil {
 			last = err

@@ -100,7 +100,7 @@ func (h history) read(client *http.Client, url string, buf []byte) (got int64, e
 	answers := 0
 	for offset, done := "-1", false; !done; answers++ {
 		var n int64
-		if n, offset, done, err = chunk(client, url+"?offset="+offset, buf); err != nil {
+		if n, offset, done, err = readChunk(client, url+"?offset="+offset, buf); err != nil {
 			return got, err
 		}
 		got += n
@@ -118,9 +118,9 @@ func (h history) read(client *http.Client, url string, buf []byte) (got int64, e
 // plain asks for nothing compressed, which http.DefaultClient would.
 var plain = &http.Client{Transport: &http.Transport{DisableCompression: true}}
 
-// chunk reads one answer and returns its length, what to ask for next, and whether that is the
+// readChunk reads one answer and returns its length, what to ask for next, and whether that is the
 // end.
-func chunk(client *http.Client, url string, buf []byte) (n int64, next string, end bool, err error) {
+func readChunk(client *http.Client, url string, buf []byte) (n int64, next string, end bool, err error) {
 	resp, err := client.Get(url) //nolint:noctx // a command's
 	if err != nil {
 		return 0, "", false, err

@@ -172,7 +172,7 @@ func run(rounds int, last time.Duration, only, which, out string) error {
 				if m.run != nil && s.dialect != "durable" {
 					continue // what else has writes that last, and a history?
 				}
-				f, err := measure(dir, s, m)
+				f, err := measureOne(dir, s, m)
 				if err != nil {
 					fmt.Fprintf(os.Stderr, "%s, %s: %v\n", s.name, m.letter, err)
 					continue
@@ -196,8 +196,8 @@ func run(rounds int, last time.Duration, only, which, out string) error {
 	return os.WriteFile(out, append(b, '\n'), 0o600)
 }
 
-// measure starts a server for one measurement, and ends it.
-func measure(dir string, s *server, m mode) (f figures, err error) {
+// measureOne starts a server for one measurement, and ends it.
+func measureOne(dir string, s *server, m mode) (f figures, err error) {
 	data, err := os.MkdirTemp(dir, "data-")
 	if err != nil {
 		return f, err

@@ -33,7 +33,7 @@ func chain(endpoint string, z sizes) error {
 			if err := b.reads(nodes, r); err != nil {
 				return err
 			}
-			if err := b.firstBytes(nodes, r); err != nil {
+			if err := b.timeFirstBytes(nodes, r); err != nil {
 				return err
 			}
 		}
@@ -143,7 +143,7 @@ func (b *chainBench) reads(nodes, round int) error {
 	return nil
 }
 
-func (b *chainBench) firstBytes(nodes, round int) error {
+func (b *chainBench) timeFirstBytes(nodes, round int) error {
 	f, c, err := b.fresh(nodes)
 	if err != nil {
 		return err

@@ -30,10 +30,10 @@ var (
 	longWarm = []string{"bench/warm-0", "bench/warm-1", "bench/warm-2", "bench/warm-3"}
 )
 
-// long compares a stream of ten million records with a stream of ten thousand: what a node asks
+// compareLengths compares a stream of ten million records with a stream of ten thousand: what a node asks
 // S2 for, and how long its clients wait, must not depend on the length. The records are written
 // as JSON arrays through a node.
-func long(endpoint string, z sizes) error {
+func compareLengths(endpoint string, z sizes) error {
 	counts := [2]int{z.few, z.records}
 	if err := writeLong(endpoint, counts); err != nil {
 		return err

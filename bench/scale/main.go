@@ -69,7 +69,7 @@ func run(what string, z sizes) error {
 		name    string
 		measure func(endpoint string, z sizes) error
 		rounds  int
-	}{{"chain", chain, 10}, {"long", long, 40}, {"streams", streams, 1}} {
+	}{{"chain", chain, 10}, {"long", compareLengths, 40}, {"streams", streams, 1}} {
 		if what != "all" && what != m.name {
 			continue
 		}

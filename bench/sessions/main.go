@@ -175,7 +175,7 @@ func holdAlone(ctx context.Context, c *s2s.Client, endpoint string, i int, atTai
 			<-opened
 			var b s2s.Batch
 			for {
-				ok, err := session.Load().Take(&b)
+				ok, err := session.Load().TakeBatch(&b)
 				if !ok || err != nil {
 					return
 				}

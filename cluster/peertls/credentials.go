@@ -43,7 +43,7 @@ type Credentials struct {
 	mode    PlaintextMode
 	log     *slog.Logger
 	refused prometheus.Counter
-	members Members
+	members ViewSource
 
 	proof                                atomic.Pointer[Proof]
 	memberHandshakes, strangerHandshakes unproven.Slots // by the address of the peer
@@ -62,15 +62,15 @@ type Config struct {
 	// Mode selects the peers that may speak without TLS.
 	Mode PlaintextMode
 	// Members returns the members whose addresses are known.
-	Members Members
+	Members ViewSource
 	// Logger gets each connection that is refused.
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 }
 
-// Members returns the newest view of the fleet.
-type Members interface{ View() *placement.View }
+// ViewSource returns the newest view of the fleet.
+type ViewSource interface{ View() *placement.View }
 
 // New returns the credentials that cfg describes.
 func New(cfg Config) (*Credentials, error) {

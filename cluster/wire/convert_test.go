@@ -132,7 +132,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 		if err == nil {
 			err = SplitMessages(got, head.GetSizes(), q.Messages.Body())
 		}
-		if err != nil || size != q.Messages.Bytes() {
+		if err != nil || size != q.Messages.Size() {
 			t.Fatalf("%v, %d bytes", err, size)
 		}
 		if d := cmp.Diff(q, got); d != "" {

@@ -46,9 +46,9 @@ func (f *adminFlags) open(s stdio) (*adminClient, error) {
 // maxAdminAnswer bounds an answer of an admin address: the metrics of a node with many streams.
 const maxAdminAnswer = 64 << 20
 
-// ask sends a request, and decodes the answer into out, unless that is nil.
-func (c *adminClient) ask(ctx context.Context, method, path string, out any) error {
-	b, err := c.askRaw(ctx, method, path)
+// callJSON sends a request, and decodes the answer into out, unless that is nil.
+func (c *adminClient) callJSON(ctx context.Context, method, path string, out any) error {
+	b, err := c.callRaw(ctx, method, path)
 	if err != nil || out == nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (c *adminClient) ask(ctx context.Context, method, path string, out any) err
 	return nil
 }
 
-func (c *adminClient) askRaw(ctx context.Context, method, path string) ([]byte, error) {
+func (c *adminClient) callRaw(ctx context.Context, method, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)

@@ -103,10 +103,10 @@ func checkStreamsReport(t *testing.T, c *client, n *node, nodes, readers, writte
 	if s := first("/admin/streams?sort=bytes&limit=1"); s.Stream != "default/quiet" {
 		t.Errorf("by bytes: %+v", s)
 	}
-	if r := askAdmin[streamsReport](t, c, n, "/admin/streams?prefix=default/b"); len(r.Streams) != 1 || r.More {
+	if r := askAdmin[streamsReport](t, c, n, "/admin/streams?prefix=default/b"); len(r.Streams) != 1 || r.HasMore {
 		t.Errorf("by prefix: %+v", r)
 	}
-	if r := askAdmin[streamsReport](t, c, n, "/admin/streams?limit=1"); len(r.Streams) != 1 || !r.More {
+	if r := askAdmin[streamsReport](t, c, n, "/admin/streams?limit=1"); len(r.Streams) != 1 || !r.HasMore {
 		t.Errorf("of one: %+v", r)
 	}
 	owner := askAdmin[ownerReport](t, c, n, "/admin/owner?stream="+url.QueryEscape("default/busy"))

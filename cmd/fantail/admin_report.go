@@ -72,7 +72,7 @@ type question struct {
 type report struct {
 	Node    *nodeReport `json:"node,omitempty"`
 	Streams []streamUse `json:"streams,omitempty"`
-	More    bool        `json:"more,omitempty"`   // there are more streams than were asked for
+	HasMore bool        `json:"more,omitempty"`   // there are more streams than were asked for
 	Stream  *streamUse  `json:"stream,omitempty"` // nil: the stream is not in memory
 }
 
@@ -91,7 +91,7 @@ func (n *node) answerQuestion(_ context.Context, q []byte) ([]byte, error) {
 		if err != nil || len(b) <= maxReportBytes {
 			return b, err
 		}
-		r.Streams, r.More = r.Streams[:len(r.Streams)/2], true
+		r.Streams, r.HasMore = r.Streams[:len(r.Streams)/2], true
 	}
 }
 
@@ -101,7 +101,7 @@ func (n *node) reportOn(ask question) (r report) {
 		r.Node = n.describe()
 	}
 	if ask.Streams != nil {
-		r.Streams, r.More = n.topStreams(ask.Streams.bounded())
+		r.Streams, r.HasMore = n.topStreams(ask.Streams.bounded())
 	}
 	if ask.Stream != "" {
 		if u, ok := n.tailBuffers.UsageOf(ask.Stream); ok {

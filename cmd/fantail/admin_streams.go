@@ -17,7 +17,7 @@ import (
 type streamsReport struct {
 	At      time.Time      `json:"at"`
 	Sort    streamOrder    `json:"sort"`
-	More    bool           `json:"more"`
+	HasMore bool           `json:"more"`
 	Silent  []string       `json:"silent"`
 	Streams []streamReport `json:"streams"`
 }
@@ -52,7 +52,7 @@ func (n *node) handleStreams(w http.ResponseWriter, r *http.Request) {
 	q.Limit = limit
 	answers := n.askFleet(r.Context(), question{Streams: &q})
 	out := streamsReport{At: time.Now().UTC().Truncate(time.Millisecond), Sort: q.Sort, Silent: n.silentNodes(answers)}
-	out.Streams, out.More = n.mergeStreams(answers, q)
+	out.Streams, out.HasMore = n.mergeStreams(answers, q)
 	writeJSON(w, out)
 }
 
@@ -61,7 +61,7 @@ func (n *node) mergeStreams(answers map[string]report, q streamsQuery) (top []st
 	table := n.ownerTable()
 	byID := map[shard.StreamID]*streamReport{}
 	for member, a := range answers {
-		more = more || a.More
+		more = more || a.HasMore
 		for _, use := range a.Streams {
 			s := byID[use.Stream]
 			if s == nil {

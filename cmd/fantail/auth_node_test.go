@@ -131,7 +131,7 @@ func TestForgedRevocationsDoNotFillTheLog(t *testing.T) {
 			case forged / 3:
 				message = early // of a secret that this node does not know yet
 			}
-			if _, err := f.do(ctx, shard.Request{Op: shard.OpAppend, Messages: shard.NewMessages(message)}); err != nil {
+			if _, err := f.sendRequest(ctx, shard.Request{Op: shard.OpAppend, Messages: shard.NewMessages(message)}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -235,7 +235,7 @@ func (d *doctor) fleet(ctx context.Context) {
 	admin, err := (&adminFlags{Admin: d.cmd.Admin, AdminTokenFile: d.cmd.AdminTokenFile, Timeout: 5 * time.Second}).open(d.io)
 	var f fleetAnswer
 	if err == nil {
-		err = admin.ask(ctx, "GET", "/admin/fleet", &f)
+		err = admin.callJSON(ctx, "GET", "/admin/fleet", &f)
 	}
 	if err != nil {
 		d.add("fleet", s2.Skipped, "%v", err)

@@ -57,7 +57,7 @@ func (c *undrainCmd) Run(ctx context.Context, s stdio) error {
 	}
 	deadline := time.Now().Add(c.Within)
 	for {
-		_, err := admin.askRaw(ctx, "GET", "/readyz")
+		_, err := admin.callRaw(ctx, "GET", "/readyz")
 		if err == nil {
 			return nil
 		}
@@ -73,7 +73,7 @@ func (c *undrainCmd) Run(ctx context.Context, s stdio) error {
 // changeDrain sends a request to /admin/drain, waits until the state is the wanted one, and prints it.
 func changeDrain(ctx context.Context, s stdio, admin *adminClient, method string, want drainState, wait time.Duration, asJSON bool) error {
 	var now drainAnswer
-	if err := admin.ask(ctx, method, "/admin/drain", &now); err != nil {
+	if err := admin.callJSON(ctx, method, "/admin/drain", &now); err != nil {
 		return err
 	}
 	deadline, bar := time.Now().Add(wait), newProgress(s.err, "drain", int64(now.Readers), countUnit)
@@ -91,7 +91,7 @@ func changeDrain(ctx context.Context, s stdio, admin *adminClient, method string
 		if err := waitFor(ctx, drainPoll); err != nil {
 			return err
 		}
-		if err := admin.ask(ctx, "GET", "/admin/drain", &now); err != nil {
+		if err := admin.callJSON(ctx, "GET", "/admin/drain", &now); err != nil {
 			bar.finish()
 			return err
 		}

@@ -220,7 +220,7 @@ func (c *proveCmd) measure(ctx context.Context, s stdio, can *canary, watch *fle
 		background.Wait()
 	}()
 	if watch != nil {
-		report.Before = versionList(watch.look(ctx, can.began))
+		report.Before = versionList(watch.askNodes(ctx, can.began))
 		background.Go(func() { watch.watch(watching, can.began) })
 	}
 	background.Go(func() { can.showProgress(watching, s) })
@@ -247,7 +247,7 @@ func (c *proveCmd) measure(ctx context.Context, s stdio, can *canary, watch *fle
 	stopWatching()
 	background.Wait()
 	if watch != nil {
-		report.After = versionList(watch.look(steady, can.began))
+		report.After = versionList(watch.askNodes(steady, can.began))
 		report.Sessions, report.Nodes = new(int(watch.sum.total())), watch.seen
 	}
 	can.fill(report)

@@ -299,7 +299,7 @@ func TestProgressIsForTerminals(t *testing.T) {
 	if p != nil || b.Len() > 0 {
 		t.Errorf("it printed %q", b.String())
 	}
-	shown := &progress{out: &b, what: "append", total: 200, unit: countUnit, began: time.Now()}
+	shown := &progress{out: &b, what: "append", total: 200, format: countUnit, began: time.Now()}
 	shown.add(100)
 	if got := b.String(); !strings.Contains(got, "append [===============               ]  50 %  100 of 200") {
 		t.Errorf("%q", got)

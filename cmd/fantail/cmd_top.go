@@ -74,8 +74,8 @@ type streamsAnswer struct {
 		Bytes    uint64 `json:"bytes_total"`
 		Closed   bool   `json:"closed"`
 	} `json:"streams"`
-	Silent []string `json:"silent"`
-	More   bool     `json:"more"`
+	Silent  []string `json:"silent"`
+	HasMore bool     `json:"more"`
 }
 
 // Run looks again and again, until an interrupt.
@@ -92,7 +92,7 @@ func (c *topCmd) Run(ctx context.Context, s stdio) error {
 	var before streamsAnswer
 	var last time.Time
 	for {
-		fleet, streams, err := c.look(ctx, admin)
+		fleet, streams, err := c.fetchAnswers(ctx, admin)
 		if err != nil {
 			return untilInterrupted(ctx, err)
 		}
@@ -106,7 +106,7 @@ func (c *topCmd) Run(ctx context.Context, s stdio) error {
 				b.WriteString("\x1b[H\x1b[2J")
 			}
 			now := time.Now()
-			if before, err = c.show(&b, fleet, streams, before, now.Sub(last), last.IsZero()); err != nil {
+			if before, err = c.printAnswers(&b, fleet, streams, before, now.Sub(last), last.IsZero()); err != nil {
 				return err
 			}
 			last = now
@@ -120,20 +120,20 @@ func (c *topCmd) Run(ctx context.Context, s stdio) error {
 	}
 }
 
-func (c *topCmd) look(ctx context.Context, admin *adminClient) (fleet, streams json.RawMessage, err error) {
+func (c *topCmd) fetchAnswers(ctx context.Context, admin *adminClient) (fleet, streams json.RawMessage, err error) {
 	q := url.Values{"sort": {c.Sort}, "limit": {strconv.Itoa(c.Limit)}}
 	if c.Prefix != "" {
 		q.Set("prefix", c.Prefix)
 	}
-	if err := admin.ask(ctx, "GET", "/admin/fleet", &fleet); err != nil {
+	if err := admin.callJSON(ctx, "GET", "/admin/fleet", &fleet); err != nil {
 		return nil, nil, err
 	}
-	err = admin.ask(ctx, "GET", "/admin/streams?"+q.Encode(), &streams)
+	err = admin.callJSON(ctx, "GET", "/admin/streams?"+q.Encode(), &streams)
 	return fleet, streams, err
 }
 
-// show prints one look. Rates are since the look before, which is passed and returned.
-func (c *topCmd) show(b *bytes.Buffer, fleet, streams json.RawMessage, before streamsAnswer, since time.Duration, first bool) (streamsAnswer, error) {
+// printAnswers prints one look. Rates are since the look before, which is passed and returned.
+func (c *topCmd) printAnswers(b *bytes.Buffer, fleet, streams json.RawMessage, before streamsAnswer, since time.Duration, first bool) (streamsAnswer, error) {
 	var f fleetAnswer
 	var st streamsAnswer
 	if err := json.Unmarshal(fleet, &f); err != nil {
@@ -168,7 +168,7 @@ func (c *topCmd) show(b *bytes.Buffer, fleet, streams json.RawMessage, before st
 	if err := table.Flush(); err != nil {
 		return st, err
 	}
-	if st.More {
+	if st.HasMore {
 		b.WriteString("… and more (--limit)\n")
 	}
 	if len(st.Silent) > 0 {
@@ -217,7 +217,7 @@ func (c *ownerCmd) Run(ctx context.Context, s stdio) error {
 		name = "default/" + name
 	}
 	var raw json.RawMessage
-	if err := admin.ask(ctx, "GET", "/admin/owner?"+url.Values{"stream": {name}}.Encode(), &raw); err != nil {
+	if err := admin.callJSON(ctx, "GET", "/admin/owner?"+url.Values{"stream": {name}}.Encode(), &raw); err != nil {
 		return err
 	}
 	if c.JSON {

@@ -161,7 +161,7 @@ func (t *logWindows) allow(h slog.Handler, r slog.Record) bool {
 	}
 	all := t.windowOf(logKey{level: r.Level, msg: withoutDigits(r.Message)})
 	if all.passed >= most {
-		all.drop(h, r)
+		all.noteDropped(h, r)
 		return false
 	}
 	same := all
@@ -169,7 +169,7 @@ func (t *logWindows) allow(h slog.Handler, r slog.Record) bool {
 		same = t.windowOf(logKey{r.Level, withoutDigits(r.Message), withoutDigits(err)})
 	}
 	if same != all && same.passed >= maxSameError {
-		same.drop(h, r)
+		same.noteDropped(h, r)
 		return false
 	}
 	all.passed++
@@ -196,7 +196,7 @@ func (t *logWindows) windowOf(k logKey) *window {
 	return w
 }
 
-func (w *window) drop(h slog.Handler, r slog.Record) {
+func (w *window) noteDropped(h slog.Handler, r slog.Record) {
 	w.dropped++
 	w.last, w.handler = r.Clone(), h
 }

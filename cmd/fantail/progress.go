@@ -13,13 +13,13 @@ import (
 type progress struct {
 	out         io.Writer
 	what        string
-	unit        unit
+	format      formatAmount
 	done, total int64
 	began, last time.Time
 }
 
-// unit formats an amount.
-type unit func(int64) string
+// formatAmount formats an amount.
+type formatAmount func(int64) string
 
 func countUnit(n int64) string { return fmt.Sprint(n) }
 
@@ -40,12 +40,12 @@ const progressEvery = 100 * time.Millisecond
 
 // newProgress returns a bar if out is a terminal, and otherwise nil. With a total of 0 it shows the
 // amount alone.
-func newProgress(out io.Writer, what string, total int64, unit unit) *progress {
+func newProgress(out io.Writer, what string, total int64, unit formatAmount) *progress {
 	if !isTerminal(out) {
 		return nil
 	}
 	now := time.Now()
-	return &progress{out: out, what: what, unit: unit, total: total, began: now, last: now}
+	return &progress{out: out, what: what, format: unit, total: total, began: now, last: now}
 }
 
 // isTerminal reports whether what is written is shown on a terminal that knows control sequences.
@@ -80,11 +80,11 @@ func (p *progress) set(done int64) {
 const barWidth = 30
 
 func (p *progress) show(now time.Time) {
-	line := fmt.Sprintf("%s %s", p.what, p.unit(p.done))
+	line := fmt.Sprintf("%s %s", p.what, p.format(p.done))
 	if p.total > 0 {
 		part := min(1, float64(p.done)/float64(p.total))
 		full := int(part * barWidth)
-		line = fmt.Sprintf("%s [%s%s] %3.0f %%  %s of %s", p.what, strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), 100*part, p.unit(p.done), p.unit(p.total))
+		line = fmt.Sprintf("%s [%s%s] %3.0f %%  %s of %s", p.what, strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), 100*part, p.format(p.done), p.format(p.total))
 		if spent := now.Sub(p.began); part > 0.01 && part < 1 {
 			line += fmt.Sprintf("  %v left", time.Duration(float64(spent)*(1-part)/part).Round(time.Second))
 		}

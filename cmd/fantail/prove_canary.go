@@ -203,7 +203,7 @@ func (c *canary) read(ctx context.Context, stream, node int) error {
 		first()
 	}
 	err = s.Follow(ctx, "-1", c.flags.Live, connected, func(chunk *dsclient.Chunk) error {
-		return c.take(check, chunk)
+		return c.checkChunk(check, chunk)
 	})
 	c.mu.Lock()
 	c.checks = append(c.checks, check)
@@ -214,8 +214,8 @@ func (c *canary) read(ctx context.Context, stream, node int) error {
 	return nil
 }
 
-// take checks the messages of a chunk.
-func (c *canary) take(check *canaryCheck, chunk *dsclient.Chunk) error {
+// checkChunk checks the messages of a chunk.
+func (c *canary) checkChunk(check *canaryCheck, chunk *dsclient.Chunk) error {
 	messages, err := splitJSON(chunk.Body)
 	if err != nil {
 		return err

@@ -66,13 +66,13 @@ func (s *sessionSum) total() (sum float64) {
 	return sum
 }
 
-// look asks every admin address once. It returns how many nodes run each version.
-func (w *fleetWatch) look(ctx context.Context, began time.Time) map[string]int {
+// askNodes asks every admin address once. It returns how many nodes run each version.
+func (w *fleetWatch) askNodes(ctx context.Context, began time.Time) map[string]int {
 	versions := map[string]int{}
 	for _, at := range resolveAll(ctx, w.names) {
 		one := *w.admin
 		one.base = "http://" + at
-		b, err := one.askRaw(ctx, "GET", "/metrics")
+		b, err := one.callRaw(ctx, "GET", "/metrics")
 		if err != nil {
 			continue
 		}
@@ -93,7 +93,7 @@ func (w *fleetWatch) look(ctx context.Context, began time.Time) map[string]int {
 // watch looks once a second until ctx ends.
 func (w *fleetWatch) watch(ctx context.Context, began time.Time) {
 	for waitFor(ctx, time.Second) == nil {
-		w.look(ctx, began)
+		w.askNodes(ctx, began)
 	}
 }
 

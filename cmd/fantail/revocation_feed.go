@@ -181,14 +181,14 @@ func (f *revocationFeed) apply(b shard.RecordBatch, pos shard.Pos) shard.Pos {
 
 // create creates the stream of revocations, or finds it.
 func (f *revocationFeed) create(ctx context.Context) (shard.Info, error) {
-	out, err := f.do(ctx, shard.Request{Op: shard.OpCreate})
+	out, err := f.sendRequest(ctx, shard.Request{Op: shard.OpCreate})
 	if err != nil {
 		return shard.Info{}, err
 	}
 	return out.Info, nil
 }
 
-func (f *revocationFeed) do(ctx context.Context, q shard.Request) (shard.Outcome, error) {
+func (f *revocationFeed) sendRequest(ctx context.Context, q shard.Request) (shard.Outcome, error) {
 	q.Stream, q.Type = f.stream, "application/json"
 	q.ID, q.MintedAt, q.MintedMillis = shard.NewAppendID(), time.Now(), shard.MillisOf(time.Now())
 	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
@@ -231,7 +231,7 @@ func (n *node) handleRevoke(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	out, err := n.revocations.do(r.Context(), shard.Request{Op: shard.OpAppend, Messages: shard.NewMessages(entry)})
+	out, err := n.revocations.sendRequest(r.Context(), shard.Request{Op: shard.OpAppend, Messages: shard.NewMessages(entry)})
 	if err != nil {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "not revoked, or not known to be: send it again: "+err.Error(), http.StatusServiceUnavailable)

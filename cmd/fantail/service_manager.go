@@ -42,8 +42,8 @@ func openServiceManager(getenv func(string) string, log *slog.Logger) (*serviceM
 	return m, nil
 }
 
-// tell sends a state, such as READY=1. A failure is logged: the node can do nothing about it.
-func (m *serviceManager) tell(states ...string) {
+// sendState sends a state, such as READY=1. A failure is logged: the node can do nothing about it.
+func (m *serviceManager) sendState(states ...string) {
 	if m == nil {
 		return
 	}
@@ -79,25 +79,25 @@ func (m *serviceManager) run(ctx context.Context, stopping <-chan struct{}, notR
 		case <-ctx.Done():
 			return
 		case <-stopping:
-			m.tell("STOPPING=1", "STATUS=stopping")
+			m.sendState("STOPPING=1", "STATUS=stopping")
 			stopping, last = nil, "stopping"
 			status.Stop()
 		case <-beat:
 			if last == "stopping" || m.lives(ctx, alive) {
-				m.tell("WATCHDOG=1")
+				m.sendState("WATCHDOG=1")
 			}
 		case <-status.C:
 			why := notReady()
 			switch state := "STATUS=" + strings.ReplaceAll("not ready: "+why, "\n", "; "); {
 			case why == "" && !ready:
 				ready, last = true, "ready"
-				m.tell("READY=1", "STATUS=ready")
+				m.sendState("READY=1", "STATUS=ready")
 			case why == "" && last != "ready":
 				last = "ready"
-				m.tell("STATUS=ready")
+				m.sendState("STATUS=ready")
 			case why != "" && last != state:
 				last = state
-				m.tell(state)
+				m.sendState(state)
 			}
 		}
 	}

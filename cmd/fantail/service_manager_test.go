@@ -181,7 +181,7 @@ func TestServiceManagerVariables(t *testing.T) {
 			_ = m.conn.Close()
 		}
 	}
-	(*serviceManager)(nil).tell("READY=1")
+	(*serviceManager)(nil).sendState("READY=1")
 }
 
 // The health command's status says whether a node lives, is ready, or is not there.

@@ -83,7 +83,7 @@ func TestAdmin(t *testing.T) {
 		t.Errorf("after twelve hours: %v", d)
 	}
 	clock.Add(-3600)
-	if err := j.take([]byte(adminFile(fmt.Sprintf("{ name: ada, sha256: %s }", otherSum)))); err != nil {
+	if err := j.adoptFile([]byte(adminFile(fmt.Sprintf("{ name: ada, sha256: %s }", otherSum)))); err != nil {
 		t.Fatal(err)
 	}
 	if _, d := j.Admin(ask("GET", "/", cookie), key); d == nil {
@@ -107,7 +107,7 @@ func TestAdminStaysLocked(t *testing.T) {
 	}
 	locked := func(file string, may bool) {
 		t.Helper()
-		if err := j.take([]byte(file)); err != nil {
+		if err := j.adoptFile([]byte(file)); err != nil {
 			t.Fatal(err)
 		}
 		_, denial := j.Admin(ask("POST", "/", "Authorization: Bearer "+token), nil)
@@ -146,7 +146,7 @@ func TestAdminTokensOfTheFile(t *testing.T) {
 		"public":         {"admin: { public: true }", "not found"},
 	} {
 		j := newJudge(Config{})
-		err := j.take([]byte(row.file))
+		err := j.adoptFile([]byte(row.file))
 		if row.says == "" && (err != nil || !j.NeedsAdminToken()) || row.says != "" && (err == nil || !strings.Contains(err.Error(), row.says)) {
 			t.Errorf("%s: %v, want %q", name, err, row.says)
 		}

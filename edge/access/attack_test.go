@@ -357,7 +357,7 @@ func TestEverythingTogether(t *testing.T) {
 		swap.Lock()
 		inForce = !inForce
 		file := map[bool]string{true: with, false: without}[inForce]
-		if err := j.take([]byte(file)); err != nil {
+		if err := j.adoptFile([]byte(file)); err != nil {
 			t.Error(err)
 		}
 		swap.Unlock()
@@ -480,7 +480,7 @@ func TestIssuersHeaderIsItsOwn(t *testing.T) {
 		"X Y": false, "X:Y": false, "x\\r\\ny": false,
 	} {
 		j := newJudge(Config{})
-		err := j.take([]byte(strings.Replace(shopFile(t), "header: x-gateway-assertion", "header: \""+name+"\"", 1)))
+		err := j.adoptFile([]byte(strings.Replace(shopFile(t), "header: x-gateway-assertion", "header: \""+name+"\"", 1)))
 		if (err == nil) != want {
 			t.Errorf("%s: %v", name, err)
 		}

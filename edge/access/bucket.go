@@ -45,10 +45,10 @@ const maxCost = 365 * 24 * time.Hour
 // cost returns the time that some units take.
 func (r rateOf) cost(n int64) int64 { return int64(min(r.each*float64(n), float64(maxCost))) }
 
-// take takes n units and returns how long to wait for their turn. If that is longer than most,
+// reserve takes n units and returns how long to wait for their turn. If that is longer than most,
 // nothing is taken. What is larger than the burst passes when the bucket is empty, and is paid for
 // by those that follow.
-func (b *bucket) take(r rateOf, n int64, now int64, most time.Duration) (wait time.Duration, ok bool) {
+func (b *bucket) reserve(r rateOf, n int64, now int64, most time.Duration) (wait time.Duration, ok bool) {
 	if r.each == 0 || n <= 0 {
 		return 0, true
 	}

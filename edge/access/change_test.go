@@ -26,7 +26,7 @@ func lease(t testing.TB, j *Judge, r *http.Request, project, name string) Lease 
 }
 
 func (j *Judge) endNow(l Lease) End {
-	why, _ := j.Look(l, j.env.second())
+	why, _ := j.CheckLease(l, j.env.second())
 	return why
 }
 
@@ -56,22 +56,22 @@ func TestChangeOfTheFileEndsLeases(t *testing.T) {
 		"another project alone": {`beta: { cookie: __session }`, `beta: { public: [ { actions: [read], names: [x] } ] }`, EndNone, EndNone, EndNone, EndChanged},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := j.take([]byte(file)); err != nil {
+			if err := j.adoptFile([]byte(file)); err != nil {
 				t.Fatal(err)
 			}
 			leases := map[string]Lease{
 				"app": lease(t, j, app, "acme", "rooms/1"), "public": lease(t, j, public, "acme", "lobby/1"),
 				"signed": lease(t, j, signed, "acme", "p"), "gate": lease(t, j, gate, "beta", "gate/1"),
 			}
-			generation, changed := j.Generation(), j.Changed()
+			generation, changed := j.ChangeCount(), j.Changed()
 			next := strings.Replace(file, row.old, row.new, 1)
 			if next == file {
 				t.Fatal("nothing was replaced")
 			}
-			if err := j.take([]byte(next)); err != nil {
+			if err := j.adoptFile([]byte(next)); err != nil {
 				t.Fatal(err)
 			}
-			if <-changed; j.Generation() == generation {
+			if <-changed; j.ChangeCount() == generation {
 				t.Error("the generation is the same")
 			}
 			want := map[string]End{"app": row.app, "public": row.public, "signed": row.signed, "gate": row.gate}
@@ -98,7 +98,7 @@ func TestRequestsAreJudgedByTheNewRights(t *testing.T) {
 	j := judgeOf(t, file, Config{})
 	r := ask("GET", "/", "Authorization: Bearer "+appToken(t, nil))
 	lease(t, j, r, "acme", "rooms/2")
-	if err := j.take([]byte(strings.Replace(file, `"rooms/**", `, `"rooms/1", `, 1))); err != nil {
+	if err := j.adoptFile([]byte(strings.Replace(file, `"rooms/**", `, `"rooms/1", `, 1))); err != nil {
 		t.Fatal(err)
 	}
 	if _, d := j.Decide(r, "acme", "rooms/2", Read); reasonOf(d) != ReasonNotGranted {
@@ -106,7 +106,7 @@ func TestRequestsAreJudgedByTheNewRights(t *testing.T) {
 	}
 	lease(t, j, r, "acme", "rooms/1")
 	other := writeFile(t, "other", []byte(testSecret+"2"))
-	if err := j.take([]byte(strings.Replace(file, strings.Split(strings.Split(file, "secret: ")[1], " ")[0], other, 1))); err != nil {
+	if err := j.adoptFile([]byte(strings.Replace(file, strings.Split(strings.Split(file, "secret: ")[1], " ")[0], other, 1))); err != nil {
 		t.Fatal(err)
 	}
 	if _, d := j.Decide(r, "acme", "rooms/1", Read); reasonOf(d) != ReasonBadSignature {
@@ -125,13 +125,13 @@ func TestKeyThatTheFileDropsEndsLeases(t *testing.T) {
 	if err := os.WriteFile(path, []byte(testSecret+"\n"), 0o600); err != nil { // the same secret
 		t.Fatal(err)
 	}
-	if err := j.take([]byte(file)); err != nil {
+	if err := j.adoptFile([]byte(file)); err != nil {
 		t.Fatal(err)
 	}
 	if end := j.endNow(l); end != EndNone {
 		t.Errorf("nothing has changed: %q", end)
 	}
-	if err := j.take([]byte(strings.Replace(file, path, other, 1))); err != nil {
+	if err := j.adoptFile([]byte(strings.Replace(file, path, other, 1))); err != nil {
 		t.Fatal(err)
 	}
 	if end := j.endNow(l); end != EndRevoked {
@@ -217,7 +217,7 @@ func TestFilesAreRegular(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 		j := newJudge(Config{})
-		if err := j.take([]byte(strings.Replace(shop, secret, path, 1))); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		if err := j.adoptFile([]byte(strings.Replace(shop, secret, path, 1))); err == nil || !strings.Contains(err.Error(), "no regular file") {
 			t.Errorf("a secret in %s: %v", path, err)
 		}
 		j.Close()
@@ -726,7 +726,7 @@ projects:
 	}
 	for name, bad := range map[string]string{"a prefix that no issuer has": "  orgs-*: {", "a project in its reach": "  a*: {"} {
 		k := newJudge(Config{})
-		if err := k.take([]byte(strings.Replace(file, "  org-*: {", bad, 1))); err == nil {
+		if err := k.adoptFile([]byte(strings.Replace(file, "  org-*: {", bad, 1))); err == nil {
 			t.Errorf("%s is taken", name)
 		}
 		k.Close()
@@ -741,14 +741,14 @@ func TestFirstChangeCounts(t *testing.T) {
 		j := judgeOf(t, file, Config{})
 		r := ask("GET", "/", "Authorization: Bearer "+appToken(t, map[string]any{"exp": time.Now().Unix() + 3600}))
 		for _, changes := range [][2]string{{`"rooms/**", `, `streams: ["lobby/**"]`}, {`streams: ["lobby/**"]`, `"rooms/**", `}} {
-			if err := j.take([]byte(file)); err != nil {
+			if err := j.adoptFile([]byte(file)); err != nil {
 				t.Fatal(err)
 			}
 			l := lease(t, j, r, "acme", "rooms/1")
 			next := file
 			for _, text := range changes {
 				next = strings.Replace(next, text, strings.Replace(text, "**", "*", 1), 1)
-				if err := j.take([]byte(next)); err != nil {
+				if err := j.adoptFile([]byte(next)); err != nil {
 					t.Fatal(err)
 				}
 				<-time.After(45 * time.Second)

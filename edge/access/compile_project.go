@@ -20,7 +20,7 @@ func (c *compiler) addProject(name string, pc ProjectConfig) {
 		}
 	}
 	c.fail("project", name, errors.Join(append(errs, err)...))
-	c.keep(p)
+	c.keepProject(p)
 }
 
 // addOtherProjects adds those that only issuers name.
@@ -33,13 +33,13 @@ func (c *compiler) addOtherProjects() {
 		for _, name := range names {
 			if c.rules.find(name) == nil {
 				p, _ := c.project(name, ProjectConfig{})
-				c.keep(p)
+				c.keepProject(p)
 			}
 		}
 	}
 }
 
-func (c *compiler) keep(p *project) {
+func (c *compiler) keepProject(p *project) {
 	if strings.HasSuffix(p.name, "*") {
 		c.rules.prefixes = append(c.rules.prefixes, p)
 	} else {

@@ -13,8 +13,8 @@
 //	Denial                       Status, Slug, Reason, Detail, Challenge, SetCookie, RetryAfter
 //	Verdict                      Lease; Public, Cookie, Signed; CacheControl, ResourcePolicy
 //	Lease                        32 bytes without pointers, kept with an admitted reader; EndsAt
-//	Judge.Stays, Judge.Look      whether a lease holds at a second, and why it does not (End)
-//	Judge.Generation, Changed    the count of what ends leases, and a channel closed at the next
+//	Judge.Stays, CheckLease      whether a lease holds at a second, and why it does not (End)
+//	Judge.ChangeCount, Changed   the count of what ends leases, and a channel closed at the next
 //	Judge.Admit, Charge         the limits, after the decision; WouldAdmit counts without refusing
 //	Judge.AddReader, RemoveReader, Readers
 //	Judge.StartSession, EndSession  POST and DELETE …/__ds/session
@@ -23,10 +23,10 @@
 //	Judge.Admin, AdminLogin, AdminToken, NewAdminToken
 //	Judge.Ready, Hash, KeyAges, CacheBytes, NeedsAdminToken and Config.Observer for health and metrics
 //
-// How a reader uses its lease: ask Decide, register, then compare Generation with what it was
-// before Decide, and ask Stays if it differs. From then on look at EndsAt each second, and at Look
-// when Changed is closed. A lease that Look calls EndChanged ends within the time of End.Spread,
-// whether or not Generation changes again. An append asks Stays once more before it is handed on.
+// How a reader uses its lease: ask Decide, register, then compare ChangeCount with what it was
+// before Decide, and ask Stays if it differs. From then on check EndsAt each second, and call CheckLease when
+// Changed is closed. A lease that CheckLease calls EndChanged ends within the time of End.Spread, whether
+// or not ChangeCount changes again. An append asks Stays once more before it is handed on.
 //
 // # The life of a request
 //

@@ -159,7 +159,7 @@ func (s *keySet) refresh(ctx context.Context) (pause time.Duration) {
 	close(s.next)
 	s.next = make(chan struct{})
 	s.mu.Unlock()
-	s.tell(ctx, err, never && began.Sub(s.since) >= firstFetches, withdrawn)
+	s.reportFetch(ctx, err, never && began.Sub(s.since) >= firstFetches, withdrawn)
 	switch {
 	case never:
 		return min(firstRetry<<min(tries-1, 10), retryFetch, s.every)
@@ -169,8 +169,8 @@ func (s *keySet) refresh(ctx context.Context) (pause time.Duration) {
 	return s.every + time.Duration((2*rand.Float64()-1)*fetchSpread*float64(s.every))
 }
 
-// tell logs and counts what a fetch brought, and ends the leases of the keys that it withdrew.
-func (s *keySet) tell(ctx context.Context, err error, late bool, withdrawn []*key) {
+// reportFetch logs and counts what a fetch brought, and ends the leases of the keys that it withdrew.
+func (s *keySet) reportFetch(ctx context.Context, err error, late bool, withdrawn []*key) {
 	for _, k := range withdrawn {
 		s.env.log.Warn("an issuer has withdrawn a key", "issuer", s.issuer, "key", k.name)
 		k.row.gone.Store(s.env.second())
@@ -201,7 +201,7 @@ func (s *keySet) replace(keys map[string]*key, at time.Time) (withdrawn []*key) 
 			s.miss(old, at)
 			old = s.missed(k)
 		}
-		if err := s.take(k, old); err != nil {
+		if err := s.addKey(k, old); err != nil {
 			s.env.log.Error("a key cannot be used", "issuer", s.issuer, "key", name, "err", err)
 		}
 	}
@@ -223,9 +223,9 @@ func (s *keySet) replace(keys map[string]*key, at time.Time) (withdrawn []*key) 
 	return withdrawn
 }
 
-// take puts a key into the set. If old is the same key, k gets its row, and old is no longer
+// addKey puts a key into the set. If old is the same key, k gets its row, and old is no longer
 // missing. Under mu.
-func (s *keySet) take(k, old *key) (err error) {
+func (s *keySet) addKey(k, old *key) (err error) {
 	if old != nil {
 		k.row = old.row
 		delete(s.missing, old)

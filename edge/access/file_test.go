@@ -74,7 +74,7 @@ func TestFileIsRefused(t *testing.T) {
 			t.Parallel()
 			j := newJudge(Config{})
 			defer j.Close()
-			err := j.take([]byte(row.file))
+			err := j.adoptFile([]byte(row.file))
 			switch {
 			case row.says == "" && err != nil:
 				t.Error(err)

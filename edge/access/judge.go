@@ -78,7 +78,7 @@ func Open(ctx context.Context, cfg Config) (*Judge, error) {
 	}
 	j := newJudge(cfg)
 	j.file = w
-	if err := j.takeWith(w.now, w.named); err != nil {
+	if err := j.adoptFileWith(w.now, w.named); err != nil {
 		j.Close()
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (j *Judge) principal(ctx context.Context, from presented, project string, n
 		case no != nil:
 			return nil, no
 		case pr.issuer.header != from.header:
-			return nil, misplaced(pr.issuer)
+			return nil, refuseWrongField(pr.issuer)
 		case pr.checked.Load() == count:
 			return pr, nil
 		case !pr.isGood() && try == 0: // the file changed in between
@@ -164,7 +164,7 @@ func (j *Judge) principal(ctx context.Context, from presented, project string, n
 	}
 }
 
-func misplaced(i *issuer) *Refusal {
+func refuseWrongField(i *issuer) *Refusal {
 	if i.header == "" {
 		return refuse(ReasonUnknownIssuer, "tokens of %q are taken from the Authorization field", i.name)
 	}

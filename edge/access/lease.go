@@ -48,9 +48,9 @@ func (e End) Spread() time.Duration {
 // changeSpread is the time, in seconds, over which readers end after a change of rights.
 const changeSpread = 60
 
-// Look returns why a lease is over, and since which second, at a second since 1970. A lease that
+// CheckLease returns why a lease is over, and since which second, at a second since 1970. A lease that
 // is over for a change of rights may go on for a part of its spread.
-func (j *Judge) Look(l Lease, now uint32) (why End, since uint32) {
+func (j *Judge) CheckLease(l Lease, now uint32) (why End, since uint32) {
 	if l.until != 0 && now >= l.until {
 		return EndExpired, l.until
 	}
@@ -74,13 +74,13 @@ func (j *Judge) Look(l Lease, now uint32) (why End, since uint32) {
 // until the time to spread the readers' ends is over; requests are judged by the new rights
 // immediately.
 func (j *Judge) Stays(l Lease, now uint32) bool {
-	why, since := j.Look(l, now)
+	why, since := j.CheckLease(l, now)
 	return why == EndNone || why == EndChanged && now < since+changeSpread
 }
 
-// Generation counts the revocations, withdrawn keys and changes of rights. While it is the same,
+// ChangeCount counts the revocations, withdrawn keys and changes of rights. While it is the same,
 // a lease that held still holds until it ends by itself.
-func (j *Judge) Generation() uint32 { return j.changes.count.Load() }
+func (j *Judge) ChangeCount() uint32 { return j.changes.count.Load() }
 
-// Changed returns a channel that is closed at the next change of Generation.
+// Changed returns a channel that is closed at the next change of ChangeCount.
 func (j *Judge) Changed() <-chan struct{} { return j.changes.changed() }

@@ -198,7 +198,7 @@ func (l *limiter) charges(into *[4]charge, p *project, s *slot, own principalLim
 // takeAll takes from all the buckets, or from none.
 func takeAll(charges []charge, now int64, most time.Duration) (wait time.Duration, over Reason) {
 	for i, c := range charges {
-		w, ok := c.bucket.take(c.rate, c.n, now, most)
+		w, ok := c.bucket.reserve(c.rate, c.n, now, most)
 		if !ok {
 			for _, taken := range charges[:i] {
 				taken.bucket.giveBack(taken.rate, taken.n)
@@ -240,7 +240,7 @@ func (j *Judge) Charge(r *http.Request, lease Lease, bytes int64) *Denial {
 	if denial := j.denyBody(r, p, bytes); denial != nil {
 		return denial
 	}
-	p.use.bytes.take(p.limits.bytes.among(j.limiter.nodes(), time.Second), bytes, j.limiter.now(), maxCost)
+	p.use.bytes.reserve(p.limits.bytes.among(j.limiter.nodes(), time.Second), bytes, j.limiter.now(), maxCost)
 	return nil
 }
 

@@ -234,13 +234,13 @@ func TestReadersOfTheFleet(t *testing.T) {
 	if d := j.AddReader(r, l); reasonOf(d) != ReasonLimitReaders {
 		t.Error(d)
 	}
-	if err := j.take([]byte(strings.Replace(file, "readers: 10", "readers: 11", 1))); err != nil {
+	if err := j.adoptFile([]byte(strings.Replace(file, "readers: 10", "readers: 11", 1))); err != nil {
 		t.Fatal(err)
 	}
 	if d := j.AddReader(r, l); d != nil {
 		t.Error(d)
 	}
-	if err := j.take([]byte(shopFile(t))); err != nil { // without limits, the count goes on
+	if err := j.adoptFile([]byte(shopFile(t))); err != nil { // without limits, the count goes on
 		t.Fatal(err)
 	}
 	for range 7 {
@@ -263,7 +263,7 @@ func TestBucketHoldsItsRate(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for now < int64(10*time.Second) {
 		now += rng.Int64N(int64(8 * time.Millisecond))
-		if _, ok := b.take(r, 1, now, 0); ok {
+		if _, ok := b.reserve(r, 1, now, 0); ok {
 			passed++
 		}
 	}
@@ -304,7 +304,7 @@ func TestLimitsThatAreWrong(t *testing.T) {
 		"{ bytes: 99999999999999999999 }", "{ body: x }", "{ request: 1 }", "{ principal: { bytes: 1 } }", "{}", "{ requests: }", "{ creates: many }",
 	} {
 		j := newJudge(Config{})
-		if err := j.take([]byte(strings.Replace(shopFile(t), "    public_age: 20s\n", "    limits: "+bad+"\n", 1))); err == nil {
+		if err := j.adoptFile([]byte(strings.Replace(shopFile(t), "    public_age: 20s\n", "    limits: "+bad+"\n", 1))); err == nil {
 			t.Errorf("%s is taken", bad)
 		}
 		j.Close()

@@ -58,7 +58,7 @@ const (
 	maxRevocationBytes = 1024
 )
 
-func (one Revocation) hold() hold {
+func (one Revocation) toHold() hold {
 	return hold{project: one.Project, before: one.Before, until: one.Until}
 }
 

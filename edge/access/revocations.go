@@ -147,23 +147,23 @@ func (r *Revocations) add(one Revocation, now uint32) bool {
 		return true
 	}
 	r.list = append(r.list, one)
-	r.hold(one)
+	r.addHold(one)
 	return true
 }
 
 // has reports whether the list has the same revocation. Under mu.
 func (r *Revocations) has(one Revocation) bool {
 	for _, h := range r.holds[r.keyOf(one)] {
-		if h == one.hold() {
+		if h == one.toHold() {
 			return true
 		}
 	}
 	return false
 }
 
-func (r *Revocations) hold(one Revocation) {
+func (r *Revocations) addHold(one Revocation) {
 	k := r.keyOf(one)
-	r.holds[k] = append(r.holds[k], one.hold())
+	r.holds[k] = append(r.holds[k], one.toHold())
 	r.count.Store(int32(len(r.list))) //nolint:gosec // bounded
 }
 
@@ -174,7 +174,7 @@ func (r *Revocations) sweep(now uint32) {
 	for _, one := range r.list {
 		if one.Until > now {
 			kept = append(kept, one)
-			r.hold(one)
+			r.addHold(one)
 		}
 	}
 	clear(r.list[len(kept):])

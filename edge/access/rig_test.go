@@ -140,7 +140,7 @@ func judgeOf(t testing.TB, file string, cfg Config) *Judge {
 	t.Helper()
 	j := newJudge(cfg)
 	t.Cleanup(j.Close)
-	if err := j.take([]byte(file)); err != nil {
+	if err := j.adoptFile([]byte(file)); err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range j.verifier.rules.Load().issuers {

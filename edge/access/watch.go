@@ -170,12 +170,12 @@ func (w *watchedFile) hasChanged() (bool, error) {
 	return false, nil
 }
 
-// take compiles the file, with the present content of the files that it names, and puts it in
+// adoptFile compiles the file, with the present content of the files that it names, and puts it in
 // force.
-func (j *Judge) take(b []byte) error { return j.takeWith(b, nil) }
+func (j *Judge) adoptFile(b []byte) error { return j.adoptFileWith(b, nil) }
 
-// takeWith does what take does, with files that have been read already.
-func (j *Judge) takeWith(b []byte, named map[string][]byte) error {
+// adoptFileWith does what take does, with files that have been read already.
+func (j *Judge) adoptFileWith(b []byte, named map[string][]byte) error {
 	f, err := ParseFile(b)
 	if err != nil {
 		return err
@@ -241,7 +241,7 @@ func (j *Judge) Reload(ctx context.Context) {
 		err = next.settle(ctx)
 	}
 	if err == nil {
-		err = j.takeWith(next.now, next.named)
+		err = j.adoptFileWith(next.now, next.named)
 	}
 	switch {
 	case err == nil:

@@ -127,7 +127,7 @@ func TestNothingFollowsTheEndOfAStream(t *testing.T) {
 		t.Fatalf("state %d", c.state)
 	}
 	b.cfg.Rules.Change(true, 0)
-	b.lookAtAll()
+	b.askAllSessions()
 	var all bytes.Buffer
 	for range 100 {
 		all.Write(b.read(0))

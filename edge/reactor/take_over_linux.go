@@ -90,7 +90,7 @@ func (r *Reactor) pickLoop() *loop {
 }
 
 // LookAgain has every reader follow new orders of Config.Rules.
-func (r *Reactor) LookAgain() { r.postToAll((*loop).lookAtAll) }
+func (r *Reactor) LookAgain() { r.postToAll((*loop).askAllSessions) }
 
 // Stats describes what the loops hold.
 type Stats struct {

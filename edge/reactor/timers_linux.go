@@ -36,7 +36,7 @@ func (l *loop) tick() {
 				l.enter(t, false)
 			default:
 				c.lookAt = 0
-				l.look(c)
+				l.askSession(c)
 			}
 		}
 	}
@@ -68,7 +68,7 @@ func (l *loop) runTimers() {
 			l.soon = append(l.soon, t)
 		default:
 			c.lookAt = 0
-			l.look(c)
+			l.askSession(c)
 		}
 	}
 	if l.spareTimers = timers[:0]; len(l.soon) == 0 && cap(timers) > maxKeptTimers {
@@ -76,18 +76,18 @@ func (l *loop) runTimers() {
 	}
 }
 
-// look asks the session of a reader what to do, unless it is asked soon anyway: when the connection
+// askSession asks the session of a reader what to do, unless it is asked soon anyway: when the connection
 // accepts more, or in the reader's next turn.
-func (l *loop) look(c *conn) {
+func (l *loop) askSession(c *conn) {
 	if c.state == connIdle && !c.queued {
 		l.advance(c)
 	}
 }
 
-// lookAtAll asks every session, because the orders have changed.
-func (l *loop) lookAtAll() {
+// askAllSessions asks every session, because the orders have changed.
+func (l *loop) askAllSessions() {
 	for c := range l.conns.all() {
-		l.look(c)
+		l.askSession(c)
 	}
 }
 

@@ -84,8 +84,8 @@ func (s *appendSession) Submit(at shard.Pos, batch []shard.Entry) error {
 	return nil
 }
 
-// Take implements shard.AppendSession.
-func (s *appendSession) Take(acks []shard.Ack) ([]shard.Ack, *shard.AppendEnd) {
+// TakeAcks implements shard.AppendSession.
+func (s *appendSession) TakeAcks(acks []shard.Ack) ([]shard.Ack, *shard.AppendEnd) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	acks = append(acks, s.acks...)

@@ -37,7 +37,7 @@ func (l fed) Follow(ctx context.Context, id shard.StreamID, from shard.Pos, fn f
 		<-f.ended
 	}()
 	for {
-		for _, p := range f.take() {
+		for _, p := range f.takePages() {
 			if err := fn(p); err != nil {
 				return err
 			}
@@ -45,7 +45,7 @@ func (l fed) Follow(ctx context.Context, id shard.StreamID, from shard.Pos, fn f
 		select {
 		case <-f.news:
 		case <-f.ended:
-			for _, p := range f.take() {
+			for _, p := range f.takePages() {
 				if err := fn(p); err != nil {
 					return err
 				}
@@ -96,7 +96,7 @@ func (f *waitingFollower) NoteEnd(err error) {
 	close(f.ended)
 }
 
-func (f *waitingFollower) take() []shard.Page {
+func (f *waitingFollower) takePages() []shard.Page {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	all := f.pages

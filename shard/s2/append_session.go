@@ -29,7 +29,7 @@ func (l *Log) OpenAppendSession(ctx context.Context, id shard.StreamID, wake fun
 	if err != nil {
 		return nil, l.cfg.classifyAppend(toSDKError(err))
 	}
-	return &appendSession{session: s, log: l}, nil
+	return &appendSession{session: s, owner: l}, nil
 }
 
 // KeepsAppendOrder implements shard.SessionLog. It is known of the S2 that Fantail embeds, and of
@@ -54,7 +54,7 @@ func (l *Log) target(basin, name string) s2s.Target {
 // call to S2.
 type appendSession struct {
 	session *s2s.AppendSession
-	log     *Log
+	owner   *Log
 	sent    []time.Time // of the batches that are not acknowledged
 	records []s2s.AppendRecord
 	acks    []s2s.Ack
@@ -74,12 +74,12 @@ func (a *appendSession) Submit(at shard.Pos, batch []shard.Entry) error {
 	return err
 }
 
-// Take implements shard.AppendSession.
-func (a *appendSession) Take(acks []shard.Ack) ([]shard.Ack, *shard.AppendEnd) {
-	got, end := a.session.Take(a.acks[:0])
+// TakeAcks implements shard.AppendSession.
+func (a *appendSession) TakeAcks(acks []shard.Ack) ([]shard.Ack, *shard.AppendEnd) {
+	got, end := a.session.TakeAcks(a.acks[:0])
 	a.acks = got
 	for _, k := range got {
-		a.log.metrics.recordCall(opAppend, a.sent[0], nil)
+		a.owner.metrics.recordCall(opAppend, a.sent[0], nil)
 		a.sent = a.sent[1:]
 		acks = append(acks, shard.Ack{
 			Start: shard.Pos(k.Start.SeqNum), End: shard.Pos(k.End.SeqNum),
@@ -95,9 +95,9 @@ func (a *appendSession) Take(acks []shard.Ack) ([]shard.Ack, *shard.AppendEnd) {
 // toAppendEnd returns how the session ended. What ended it counts as the result of the first batch
 // that is not acknowledged.
 func (a *appendSession) toAppendEnd(end *s2s.AppendEnd) *shard.AppendEnd {
-	cfg, err := &a.log.cfg, toSDKError(end.Err)
+	cfg, err := &a.owner.cfg, toSDKError(end.Err)
 	if len(a.sent) > 0 && !errors.Is(end.Err, s2s.ErrClosed) {
-		a.log.metrics.recordCall(opAppend, a.sent[0], cfg.classifyError("append", err))
+		a.owner.metrics.recordCall(opAppend, a.sent[0], cfg.classifyError("append", err))
 	}
 	out := &shard.AppendEnd{Err: cfg.classifyAppend(err), Refused: end.Refused, Unsent: end.Unsent}
 	if out.Refused && errors.Is(out.Err, shard.ErrAppendUnknown) {

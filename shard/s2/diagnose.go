@@ -41,7 +41,7 @@ var ErrNotFixed = errors.New("the settings name no fixed basin")
 
 // diagnosis collects the Checks of one basin.
 type diagnosis struct {
-	log    *Log
+	store  *Log
 	basin  string
 	client *s2.BasinClient
 	checks []Check
@@ -62,7 +62,7 @@ func Diagnose(ctx context.Context, cfg Config) ([]Check, error) {
 	}
 	var all []Check
 	for _, basin := range basins {
-		d := &diagnosis{log: log, basin: basin, client: log.client.Basin(basin)}
+		d := &diagnosis{store: log, basin: basin, client: log.client.Basin(basin)}
 		d.run(ctx)
 		all = append(all, d.checks...)
 	}
@@ -73,14 +73,14 @@ func (d *diagnosis) add(name string, v Verdict, format string, args ...any) {
 	d.checks = append(d.checks, Check{"S2 " + d.basin + ": " + name, v, fmt.Sprintf(format, args...)})
 }
 
-// ask makes a call, and adds what came of it. It reports whether the call succeeded.
-func (d *diagnosis) ask(ctx context.Context, name, good string, call func(context.Context) error) bool {
-	ctx, cancel := context.WithTimeout(ctx, d.log.cfg.timeout)
+// checkCall makes a call, and adds what came of it. It reports whether the call succeeded.
+func (d *diagnosis) checkCall(ctx context.Context, name, good string, call func(context.Context) error) bool {
+	ctx, cancel := context.WithTimeout(ctx, d.store.cfg.timeout)
 	defer cancel()
 	began := time.Now()
 	err := call(ctx)
 	if err != nil {
-		d.add(name, Bad, "%s", d.log.cfg.explainError(shard.Site{Basin: d.basin}, err))
+		d.add(name, Bad, "%s", d.store.cfg.explainError(shard.Site{Basin: d.basin}, err))
 		return false
 	}
 	d.add(name, Good, "%s, %v", good, time.Since(began).Round(100*time.Microsecond))
@@ -91,17 +91,17 @@ func (d *diagnosis) run(ctx context.Context) {
 	stream := d.client.Stream(scratchStream)
 	var refused *s2.S2Error
 	listed := errors.New("not asked")
-	if !d.ask(ctx, "list streams", "allowed", func(ctx context.Context) error {
+	if !d.checkCall(ctx, "list streams", "allowed", func(ctx context.Context) error {
 		_, listed = d.client.Streams.List(ctx, &s2.ListStreamsArgs{Limit: new(1)})
 		return listed
 	}) && !errors.As(listed, &refused) {
 		return // S2 does not answer, so nothing else would be answered either
 	}
-	if !d.ask(ctx, "create a stream", "allowed", func(ctx context.Context) error { return d.log.service.ensureStream(ctx, d.basin, scratchStream) }) {
+	if !d.checkCall(ctx, "create a stream", "allowed", func(ctx context.Context) error { return d.store.service.ensureStream(ctx, d.basin, scratchStream) }) {
 		return
 	}
 	var tail uint64
-	if !d.ask(ctx, "check the tail", "allowed", func(ctx context.Context) error {
+	if !d.checkCall(ctx, "check the tail", "allowed", func(ctx context.Context) error {
 		t, err := stream.CheckTail(ctx)
 		if err == nil {
 			tail = t.Tail.SeqNum
@@ -110,42 +110,42 @@ func (d *diagnosis) run(ctx context.Context) {
 	}) {
 		return
 	}
-	if d.ask(ctx, "append", "allowed", func(ctx context.Context) error {
-		ack, err := d.log.service.append(ctx, d.basin, scratchStream, shard.Pos(tail), []shard.Entry{{Body: []byte("doctor")}})
+	if d.checkCall(ctx, "append", "allowed", func(ctx context.Context) error {
+		ack, err := d.store.service.append(ctx, d.basin, scratchStream, shard.Pos(tail), []shard.Entry{{Body: []byte("doctor")}})
 		tail = uint64(ack.End)
 		return err
 	}) {
-		d.ask(ctx, "read", "allowed", func(ctx context.Context) error {
-			_, err := d.log.service.read(ctx, d.basin, scratchStream, 0, 1, true)
+		d.checkCall(ctx, "read", "allowed", func(ctx context.Context) error {
+			_, err := d.store.service.read(ctx, d.basin, scratchStream, 0, 1, true)
 			return err
 		})
 		d.sessions(ctx, tail)
 	}
-	d.ask(ctx, "trim", "allowed", func(ctx context.Context) error {
+	d.checkCall(ctx, "trim", "allowed", func(ctx context.Context) error {
 		_, err := stream.Append(ctx, &s2.AppendInput{Records: []s2.AppendRecord{s2.NewTrimCommandRecord(tail, nil)}})
 		return err
 	})
-	d.ask(ctx, "read a stream's configuration", "allowed, which is needed where streams end by time", func(ctx context.Context) error {
-		_, err := d.log.service.isCapped(ctx, d.basin, scratchStream)
+	d.checkCall(ctx, "read a stream's configuration", "allowed, which is needed where streams end by time", func(ctx context.Context) error {
+		_, err := d.store.service.isCapped(ctx, d.basin, scratchStream)
 		return err
 	})
 	d.autoCreate(ctx)
 	if err := d.client.Streams.Delete(ctx, scratchStream); err != nil {
-		d.add("delete the scratch stream", Skipped, "the stream %s stays, which harms nothing: %s", scratchStream, d.log.cfg.explainError(shard.Site{Basin: d.basin}, err))
+		d.add("delete the scratch stream", Skipped, "the stream %s stays, which harms nothing: %s", scratchStream, d.store.cfg.explainError(shard.Site{Basin: d.basin}, err))
 	}
 }
 
 // sessions asks how S2 treats append sessions: what window it grants, and whether a refusal ends them.
 func (d *diagnosis) sessions(ctx context.Context, tail uint64) {
-	if d.log.bridge != nil {
+	if d.store.bridge != nil {
 		d.add("append sessions", Skipped, "S2 is reached through a proxy")
 		return
 	}
-	client := s2s.NewClient(s2s.Config{Token: d.log.cfg.Token, UserAgent: "fantail-doctor"})
+	client := s2s.NewClient(s2s.Config{Token: d.store.cfg.Token, UserAgent: "fantail-doctor"})
 	defer func() { _ = client.Close() }()
 	target := s2s.Target{Base: "https://" + d.basin + managedBasinSuffix + "/v1", Stream: scratchStream}
-	if d.log.cfg.Endpoint != "" {
-		target = s2s.Target{Base: d.log.cfg.Endpoint + "/v1", Basin: d.basin, Stream: scratchStream}
+	if d.store.cfg.Endpoint != "" {
+		target = s2s.Target{Base: d.store.cfg.Endpoint + "/v1", Basin: d.basin, Stream: scratchStream}
 	}
 	d.poison(ctx, client, target, tail)
 	if stream, conn, err := s2s.Windows(ctx, target.Base); err != nil {
@@ -164,7 +164,7 @@ func (d *diagnosis) sessions(ctx context.Context, tail uint64) {
 // below it.
 func (d *diagnosis) poison(ctx context.Context, client *s2s.Client, target s2s.Target, tail uint64) {
 	const name = "a refusal ends an append session"
-	ctx, cancel := context.WithTimeout(ctx, 2*d.log.cfg.timeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*d.store.cfg.timeout)
 	defer cancel()
 	woken := make(chan struct{}, 1)
 	session, err := client.OpenAppend(ctx, target, s2s.AppendOptions{}, func() {
@@ -188,21 +188,21 @@ func (d *diagnosis) poison(ctx context.Context, client *s2s.Client, target s2s.T
 	var acks []s2s.Ack
 	for {
 		var end *s2s.AppendEnd
-		if acks, end = session.Take(acks); end != nil {
+		if acks, end = session.TakeAcks(acks); end != nil {
 			d.judgePoison(ctx, name, tail, len(acks), end)
 			return
 		}
 		select {
 		case <-woken:
 		case <-ctx.Done():
-			d.add(name, Bad, "S2 does not end the session within %v", 2*d.log.cfg.timeout)
+			d.add(name, Bad, "S2 does not end the session within %v", 2*d.store.cfg.timeout)
 			return
 		}
 	}
 }
 
 func (d *diagnosis) judgePoison(ctx context.Context, name string, tail uint64, acked int, end *s2s.AppendEnd) {
-	now, err := d.log.service.tail(ctx, d.basin, scratchStream)
+	now, err := d.store.service.tail(ctx, d.basin, scratchStream)
 	switch {
 	case err != nil:
 		d.add(name, Skipped, "%v", err)
@@ -218,12 +218,12 @@ func (d *diagnosis) judgePoison(ctx context.Context, name string, tail uint64, a
 // autoCreate asks whether an append creates its stream, which saves a new stream a round trip.
 func (d *diagnosis) autoCreate(ctx context.Context) {
 	const name = "appends create streams"
-	ctx, cancel := context.WithTimeout(ctx, d.log.cfg.timeout)
+	ctx, cancel := context.WithTimeout(ctx, d.store.cfg.timeout)
 	defer cancel()
-	c, err := d.log.client.Basins.GetConfig(ctx, s2.BasinName(d.basin))
+	c, err := d.store.client.Basins.GetConfig(ctx, s2.BasinName(d.basin))
 	switch {
 	case err != nil:
-		d.add(name, Skipped, "the token may not read the basin's configuration: %s", d.log.cfg.explainError(shard.Site{Basin: d.basin}, err))
+		d.add(name, Skipped, "the token may not read the basin's configuration: %s", d.store.cfg.explainError(shard.Site{Basin: d.basin}, err))
 	case c.CreateStreamOnAppend != nil && *c.CreateStreamOnAppend:
 		d.add(name, Good, "yes")
 	default:

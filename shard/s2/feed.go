@@ -61,7 +61,7 @@ var errFeedStopped = errors.New("s2: no longer followed")
 
 // feeds holds what the feeds of a Log share.
 type feeds struct {
-	log     *logCalls
+	calls   *logCalls
 	service *s2sService
 	workers *workers
 }
@@ -69,7 +69,7 @@ type feeds struct {
 func (fs *feeds) start(id shard.StreamID, f shard.Follower) *feed {
 	from, _ := f.WantedPos()
 	out := &feed{feeds: fs, id: id, follower: f, next: from, got: from, began: time.Now()}
-	basin, name, err := fs.log.cfg.locate(id)
+	basin, name, err := fs.calls.cfg.locate(id)
 	if err != nil {
 		out.refused.Store(&err)
 	} else {
@@ -126,7 +126,7 @@ func (f *feed) step() {
 	case !f.due.Swap(false):
 	case f.phase == feedPausing && f.told:
 		f.phase = feedWaiting
-		if d := f.feeds.log.cfg.reopenLimiter.Reserve().Delay(); d > 0 {
+		if d := f.feeds.calls.cfg.reopenLimiter.Reserve().Delay(); d > 0 {
 			time.AfterFunc(d, f.proceed)
 			return
 		}
@@ -171,10 +171,10 @@ func (f *feed) deliver() {
 		}
 		f.held = false
 		f.session.Skip(uint64(wanted))
-		more, err := f.session.Take(b)
+		more, err := f.session.TakeBatch(b)
 		if !f.opened && (more || errors.Is(err, io.EOF)) {
 			f.opened = true
-			f.feeds.log.noteSession(1)
+			f.feeds.calls.noteSession(1)
 		}
 		if !more {
 			if err != nil {
@@ -196,14 +196,14 @@ func (f *feed) deliver() {
 
 // lose handles the end of a session, or that none could be opened.
 func (f *feed) lose(err error) {
-	log := f.feeds.log
+	calls := f.feeds.calls
 	err = f.closeSession(err)
 	if err != nil && isFinal(err) || errors.Is(err, s2s.ErrClosed) {
 		f.end(err)
 		return
 	}
-	log.metrics.sessionLosses.Inc()
-	log.cfg.Logger.Debug("read session lost", "stream", f.id, "seq", f.next, "err", err)
+	calls.metrics.sessionLosses.Inc()
+	calls.cfg.Logger.Debug("read session lost", "stream", f.id, "seq", f.next, "err", err)
 	if err := f.follower.TakePage(shard.Page{}); err != nil {
 		f.end(err)
 		return
@@ -214,7 +214,7 @@ func (f *feed) lose(err error) {
 	}
 	pause := time.Duration(0)
 	if f.next == f.got || f.tries > 0 {
-		pause = shard.JitteredPause(f.tries, minBackoff, log.cfg.backoff)
+		pause = shard.JitteredPause(f.tries, minBackoff, calls.cfg.backoff)
 	}
 	f.tries++
 	f.got, f.began, f.phase = f.next, time.Now(), feedPausing
@@ -228,10 +228,10 @@ func (f *feed) lose(err error) {
 // closeSession ends the session, if there is one, and returns the reason of its end as an error
 // of the Log contract.
 func (f *feed) closeSession(err error) error {
-	log := f.feeds.log
+	calls := f.feeds.calls
 	what := "open session"
 	if f.opened {
-		log.noteSession(-1)
+		calls.noteSession(-1)
 		what = "read session"
 	}
 	if f.session != nil {
@@ -241,8 +241,8 @@ func (f *feed) closeSession(err error) error {
 	if errors.Is(err, errFeedStopped) {
 		return err
 	}
-	err = log.cfg.classifyError(what, err)
-	log.metrics.recordResult(opSession, time.Now(), err)
+	err = calls.cfg.classifyError(what, err)
+	calls.metrics.recordResult(opSession, time.Now(), err)
 	return err
 }
 

@@ -73,7 +73,7 @@ func deliverArrived(session *s2s.ReadSession, opened *func(), fn func(shard.Page
 	}
 	defer batches.Put(b)
 	for {
-		more, err := session.Take(b)
+		more, err := session.TakeBatch(b)
 		if (more || errors.Is(err, io.EOF)) && *opened != nil {
 			(*opened)()
 			*opened = nil

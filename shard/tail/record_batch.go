@@ -236,16 +236,16 @@ func EmptyBatch(from, to, tail Pos, closed bool) RecordBatch {
 
 // Builder lays a RecordBatch out in place.
 type Builder struct {
-	out   []byte // header and index, then the payload so far
-	from  Pos
-	added int // messages so far
-	total int // messages that the index has space for
+	out      []byte // header and index, then the payload so far
+	from     Pos
+	added    int // messages so far
+	indexCap int // messages that the index has space for
 }
 
 // NewBuilder begins the RecordBatch of n messages with about size bytes of bodies.
 func NewBuilder(from Pos, n, size int) *Builder {
 	head := fixedSize + n*indexEntrySize
-	return &Builder{out: make([]byte, head, head+size), from: from, total: n}
+	return &Builder{out: make([]byte, head, head+size), from: from, indexCap: n}
 }
 
 // Add adds a message with the records [pos, next); more is the rest of its body.
@@ -257,20 +257,20 @@ func (b *Builder) Add(pos, next Pos, body []byte, more ...[]byte) {
 	ix := b.out[fixedSize+b.added*indexEntrySize:]
 	binary.BigEndian.PutUint32(ix, uint32(pos-b.from))
 	binary.BigEndian.PutUint32(ix[4:], uint32(next-b.from))
-	binary.BigEndian.PutUint32(ix[8:], uint32(len(b.out)-fixedSize-b.total*indexEntrySize))
+	binary.BigEndian.PutUint32(ix[8:], uint32(len(b.out)-fixedSize-b.indexCap*indexEntrySize))
 	b.added++
 }
 
 // Build ends the RecordBatch at to, and panics unless all messages were added.
 func (b *Builder) Build(to, tail Pos, time Millis, closed bool) RecordBatch {
-	if b.added != b.total {
+	if b.added != b.indexCap {
 		panic("tail: a RecordBatch with another number of messages")
 	}
 	b.out[0] = layoutVersion
 	if closed {
 		b.out[1] = flagClosed
 	}
-	binary.BigEndian.PutUint32(b.out[4:], uint32(b.total))
+	binary.BigEndian.PutUint32(b.out[4:], uint32(b.indexCap))
 	binary.BigEndian.PutUint64(b.out[8:], uint64(b.from))
 	binary.BigEndian.PutUint64(b.out[16:], uint64(to))
 	binary.BigEndian.PutUint64(b.out[24:], uint64(tail))

@@ -142,10 +142,10 @@ var bugs = []bug{
 	{"one-read-counts", "watch.go", `if bytes.Equal(b, again) && maps.EqualFunc(named, namedAgain, bytes.Equal) {`, `if true {
 			again = b`},
 	{"error-takes-rights-away", "watch.go", `	if err == nil {
-		err = j.takeWith(next.now, next.named)
+		err = j.adoptFileWith(next.now, next.named)
 	}`, `	if err == nil {
-		if err = j.takeWith(next.now, next.named); err != nil {
-			_ = j.take([]byte("projects: { none: { public_age: 1s } }"))
+		if err = j.adoptFileWith(next.now, next.named); err != nil {
+			_ = j.adoptFile([]byte("projects: { none: { public_age: 1s } }"))
 		}
 	}`},
 	{"named-files-not-watched", "watch.go", `	for path, was := range w.named {`, `	for path, was := range map[string][]byte{} {`},
@@ -199,16 +199,16 @@ var besideBugs = []besideBug{
 		return
 	}
 `, ``}, "TestLeasesThatEndTogether|TestPublicAnswers"},
-	{bug{"appends-not-looked-at-again", "../authorize.go", `case !p.judged, netconn`, `case true, netconn`}, "TestRightOfAnAppend"},
+	{bug{"appends-not-looked-at-again", "../authorize.go", `case !dec.judged, netconn`, `case true, netconn`}, "TestRightOfAnAppend"},
 	{bug{"preflights-wait", "../route.go", `		leaveBody(w, r)
 		s.preflight`, `		_ = s.discardBody(w, r)
 		s.preflight`}, "TestPreflight"},
 	{bug{"long-polls-kept-long", "../caching.go", `	case long == cacheLongPoll:
-		return p.CacheControlWithin(longPollSeconds)
+		return dec.CacheControlWithin(longPollSeconds)
 `, ``}, "TestPublicAnswers"},
-	{bug{"kept-where-nothing-is", "../caching.go", `	case p.IsKept():`, `	case p.Public:`}, "TestPublicAnswers"},
-	{bug{"observed-limits-free", "../authorize.go", `if denial = j.WouldAdmit(r, p.Lease, use); denial != nil {`, `if false {`}, "TestObservedLimits"},
-	{bug{"observed-limits-refuse", "../authorize.go", `	case p.observed:
+	{bug{"kept-where-nothing-is", "../caching.go", `	case dec.IsKept():`, `	case dec.Public:`}, "TestPublicAnswers"},
+	{bug{"observed-limits-free", "../authorize.go", `if denial = j.WouldAdmit(r, dec.Lease, use); denial != nil {`, `if false {`}, "TestObservedLimits"},
+	{bug{"observed-limits-refuse", "../authorize.go", `	case dec.observed:
 		s.logObserved(r, denial)
 		return nil
 	}
@@ -221,7 +221,7 @@ var besideBugs = []besideBug{
 `}, "TestForgedRevocations"},
 	{bug{"forged-fill-the-log", "../../cmd/fantail/revocation_feed.go", `ignoredLimiter: rate.Sometimes{Interval: ignoredInterval}`, `ignoredLimiter: rate.Sometimes{Every: 1}`}, "TestForgedRevocations"},
 	{bug{"login-for-all", "../../cmd/fantail/admin.go", `r.URL.Path == loginPath, file`, `r.URL.Path != "/x", file`}, "TestOperatorLogsIn"},
-	{bug{"observed-readers-refused", "../stay.go", `	case denial != nil && p.observed:
+	{bug{"observed-readers-refused", "../stay.go", `	case denial != nil && dec.observed:
 		s.logObserved(r, denial)
 		return nil, nil //nolint:nilnil // it would be refused, and is not counted
 `, ``}, "TestObservedLimits"},

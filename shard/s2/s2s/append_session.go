@@ -64,8 +64,8 @@ type flying struct {
 
 // OpenAppend opens an append session. It waits for a connection, within ctx, and not for the answer.
 //
-// wake is called, from any goroutine and with a lock held, when there is something to Take again
-// after Take has returned nothing, and the first time. It must not block, and must not call the
+// wake is called, from any goroutine and with a lock held, when there is something to take again
+// after TakeAcks has returned nothing, and the first time. It must not block, and must not call the
 // session. It may be called before the session is returned.
 func (c *Client) OpenAppend(ctx context.Context, at Target, o AppendOptions, wake func()) (*AppendSession, error) {
 	origin, err := c.origin(at.Base)
@@ -114,9 +114,9 @@ func (a *AppendSession) Submit(match uint64, records []AppendRecord) error {
 	return nil
 }
 
-// Take adds the acknowledgements that have come to acks, in the order of Submit. When the session has
+// TakeAcks adds the acknowledgements that have come to acks, in the order of Submit. When the session has
 // ended and all is taken, it also returns how.
-func (a *AppendSession) Take(acks []Ack) ([]Ack, *AppendEnd) {
+func (a *AppendSession) TakeAcks(acks []Ack) ([]Ack, *AppendEnd) {
 	c := a.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()

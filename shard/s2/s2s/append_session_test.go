@@ -33,7 +33,7 @@ func openAppender(ctx context.Context, t *testing.T, c *Client, at Target, o App
 func (a *appender) take(n int) (acks []Ack, end *AppendEnd) {
 	a.t.Helper()
 	for {
-		if acks, end = a.Take(acks); end != nil || len(acks) >= n {
+		if acks, end = a.TakeAcks(acks); end != nil || len(acks) >= n {
 			return acks, end
 		}
 		select {

@@ -5,7 +5,7 @@
 //
 //	Client         the connections to S2
 //	ReadSession    Client.OpenRead: batches of records, and the tail
-//	AppendSession  Client.OpenAppend: Submit batches, Take acknowledgements, learn how it ended
+//	AppendSession  Client.OpenAppend: Submit batches, TakeAcks, learn how it ended
 //	Error          an error that S2 answered
 //	AppendEnd      what became of each batch of a session that ended
 //
@@ -18,7 +18,7 @@
 // OpenRead finds a connection that has room, or waits for a new one (origin.openStream), and writes
 // the request. The connection's reader cuts what arrives into frames of HTTP/2 (conn.handle), of S2S
 // (frameReader), looks whether a frame has records (ReadSession.takeFrame), queues it and wakes the
-// user. Take decodes the queue on the user's goroutine. A heartbeat that tells no new tail calls no
+// user. TakeBatch decodes the queue on the user's goroutine. A heartbeat that tells no new tail calls no
 // wake.
 //
 // # The path of an append
@@ -36,7 +36,7 @@
 //
 // # Invariants
 //
-//  1. Records reach Take in order and once, and are dense within a frame. Anything else is ErrProtocol.
+//  1. Records reach TakeBatch in order and once, and are dense within a frame. Anything else is ErrProtocol.
 //  2. A session whose user takes nothing holds up no other session: what arrives is credited to the
 //     connection immediately, and to its session when it was taken.
 //  3. No caller and no reader waits for a write.

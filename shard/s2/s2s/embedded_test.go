@@ -160,7 +160,7 @@ func (r *reader) take() (Batch, error) {
 	r.t.Helper()
 	for {
 		var b Batch
-		ok, err := r.Take(&b)
+		ok, err := r.TakeBatch(&b)
 		if ok || err != nil {
 			return b, err
 		}

@@ -24,7 +24,7 @@ var (
 	ErrProtocol = fmt.Errorf("%w: not S2's protocol", ErrLost)
 	// ErrFull is the error of a Submit for which the session has no room.
 	ErrFull = errors.New("s2s: too much is in flight")
-	// ErrEnded is the error of a Submit after the session's end, which Take returns.
+	// ErrEnded is the error of a Submit after the session's end, which TakeAcks returns.
 	ErrEnded = errors.New("s2s: the session has ended")
 	// ErrTooLarge is the error of a Submit of a batch that no frame can hold.
 	ErrTooLarge = errors.New("s2s: batch is too large")

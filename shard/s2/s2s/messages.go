@@ -32,10 +32,10 @@ func (r *Record) IsCommand() bool { return len(r.Headers) == 1 && len(r.Headers[
 // Position is a place in a stream.
 type Position struct{ SeqNum, Timestamp uint64 }
 
-// Batch holds what has arrived on a read session. It can be used again: Take overwrites it.
+// Batch holds what has arrived on a read session. It can be used again: TakeBatch overwrites it.
 type Batch struct {
 	Records []Record // may be none: all were skipped
-	Next    uint64   // the least position of the next record; set by Take
+	Next    uint64   // the least position of the next record; set by TakeBatch
 	Tail    Position // the stream's tail when S2 sent this; valid if HasTail
 	HasTail bool
 

@@ -48,20 +48,20 @@ func (o *ReadOptions) path(c *origin, stream string) string {
 }
 
 const (
-	// takeRecords and takeBytes bound what one Take returns, to what S2 puts into one batch. The
+	// takeRecords and takeBytes bound what one TakeBatch returns, to what S2 puts into one batch. The
 	// last frame may exceed them.
 	takeRecords = 1000
 	takeBytes   = 1 << 20
 )
 
-// ReadSession is a read session. Take is for one goroutine at a time.
+// ReadSession is a read session. TakeBatch is for one goroutine at a time.
 type ReadSession struct {
 	stream
 	wake    func()
 	queue   [][]byte // payloads with records, untaken
 	tail    Position // a heartbeat's, behind the queue
 	news    bool     // tail is to be taken
-	woken   bool     // wake was called, and Take has not yet returned false
+	woken   bool     // wake was called, and TakeBatch has not yet returned false
 	taking  bool     // the consumer is at todo
 	told    Position // the tail that was taken last
 	hasTold bool
@@ -76,8 +76,8 @@ type ReadSession struct {
 
 // OpenRead opens a read session. It waits for a connection, within ctx, and not for the answer.
 //
-// wake is called, from any goroutine and with a lock held, when there is something to Take again
-// after Take has returned false, and the first time. It must not block, and must not call the
+// wake is called, from any goroutine and with a lock held, when there is something to take again
+// after TakeBatch has returned false, and the first time. It must not block, and must not call the
 // session. It may be called before the session is returned.
 func (c *Client) OpenRead(ctx context.Context, at Target, o ReadOptions, wake func()) (*ReadSession, error) {
 	origin, err := c.origin(at.Base)
@@ -119,13 +119,13 @@ func (o *ReadOptions) request(c *origin, at Target) request {
 	return request{method: "GET", path: o.path(c, at.Stream), basin: at.Basin, end: true}
 }
 
-// Skip has Take leave out records below position below, without looking into them.
+// Skip has TakeBatch leave out records below position below, without looking into them.
 func (r *ReadSession) Skip(below uint64) { r.skipped = below }
 
-// Take fills b with what has arrived. It returns false if there is nothing now: wake will be called.
+// TakeBatch fills b with what has arrived. It returns false if there is nothing now: wake will be called.
 // It returns the error that ended the session when all is taken; errors.Is(err, io.EOF) for a clean
-// end. Until the next Take the session does not ask S2 for more than it may hold.
-func (r *ReadSession) Take(b *Batch) (bool, error) {
+// end. Until the next TakeBatch the session does not ask S2 for more than it may hold.
+func (r *ReadSession) TakeBatch(b *Batch) (bool, error) {
 	b.reset()
 	if r.next == len(r.todo) {
 		if more, err := r.refill(); !more {

@@ -184,7 +184,7 @@ func TestThousandSessionsOnOneConnection(t *testing.T) {
 		if got := first.records(60); len(got) != 60 {
 			t.Errorf("%d records", len(got))
 		}
-		if ok, err := first.Take(new(Batch)); ok || err != nil {
+		if ok, err := first.TakeBatch(new(Batch)); ok || err != nil {
 			t.Errorf("%t, %v", ok, err)
 		}
 		synctest.Wait()
@@ -237,7 +237,7 @@ func TestPingFlood(t *testing.T) {
 		}
 	}
 	<-w
-	if _, taken := r.Take(&Batch{}); err == nil || !errors.Is(taken, ErrProtocol) {
+	if _, taken := r.TakeBatch(&Batch{}); err == nil || !errors.Is(taken, ErrProtocol) {
 		t.Errorf("%v, %v", err, taken)
 	}
 }

@@ -75,8 +75,8 @@ type follower struct {
 	retry     *retrier
 }
 
-// take hands a chunk to the caller.
-func (f *follower) take(c *Chunk) error {
+// deliverChunk hands a chunk to the caller.
+func (f *follower) deliverChunk(c *Chunk) error {
 	f.retry.succeeded()
 	if err := f.fn(c); err != nil {
 		return &callbackError{err}
@@ -112,7 +112,7 @@ func (f *follower) readEvents(ctx context.Context) error {
 		if err != nil {
 			return causeOf(ctx, err)
 		}
-		if err := f.take(c); err != nil {
+		if err := f.deliverChunk(c); err != nil {
 			return err
 		}
 	}
@@ -136,7 +136,7 @@ func (f *follower) poll(ctx context.Context) error {
 		}
 		f.connected()
 		f.cursor = c.cursor
-		if err := f.take(c); err != nil {
+		if err := f.deliverChunk(c); err != nil {
 			return err
 		}
 	}
