@@ -112,8 +112,8 @@ var bugs = []bug{
 	{"checked-for-all-projects", "judge.go", `		case revokedNowhere:
 			pr.checked.Store(count)`, `		case revokedNowhere, revokedElsewhere:
 			pr.checked.Store(count)`},
-	{"old-rights-in-the-cache", "verifier.go", `func (p *Principal) isGood() bool { return p.issuer.row.ended() == 0 && p.key.row.ended() == 0 }`, `func (p *Principal) isGood() bool { return p.key.row.ended() == 0 }`},
-	{"withdrawn-key-in-the-cache", "verifier.go", `func (p *Principal) isGood() bool { return p.issuer.row.ended() == 0 && p.key.row.ended() == 0 }`, `func (p *Principal) isGood() bool { return p.issuer.row.ended() == 0 }`},
+	{"old-rights-in-the-cache", "verifier.go", `{ return p.issuer.row.ended() == 0 && p.key.row.ended() == 0 }`, `{ return p.key.row.ended() == 0 }`},
+	{"withdrawn-key-in-the-cache", "verifier.go", `{ return p.issuer.row.ended() == 0 && p.key.row.ended() == 0 }`, `{ return p.issuer.row.ended() == 0 }`},
 	{"withdrawn-key-keeps-readers", "fetch.go", `		k.row.gone.Store(s.env.second())
 `, ``},
 	{"withdrawn-by-one-set", "fetch.go", `if at.Sub(since) >= withdrawAfter || `, `if at.Sub(since) >= 0 || `},
