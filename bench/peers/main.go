@@ -43,7 +43,8 @@ type figures struct {
 	ReaderBytes, Cores, DeliveryCPU, PerSecond, P99, Busy float64
 	AppendCPU, BytesPerSecond                             float64
 	Seconds, Asked50, AskedWorst, PeakMB                  float64
-	Lost, Doubled, Behind                                 int
+	Lost, Doubled                                         int
+	ReadersBehind                                         int `json:"Behind"` // readers that do not have all of it
 	Refused                                               int
 }
 
@@ -231,7 +232,7 @@ func measureOne(dir string, s *server, m mode) (f figures, err error) {
 		return f, err
 	}
 	if failed != nil {
-		fmt.Fprintf(os.Stderr, "%s, %s: lost %d, doubled %d, %d readers behind\n", s.name, m.letter, f.Lost, f.Doubled, f.Behind)
+		fmt.Fprintf(os.Stderr, "%s, %s: lost %d, doubled %d, %d readers behind\n", s.name, m.letter, f.Lost, f.Doubled, f.ReadersBehind)
 	}
 	return f, nil
 }

@@ -65,7 +65,7 @@ func median(all []figures, of func(*figures) float64) float64 {
 func amiss(all []figures) string {
 	var lost, doubled, behind int
 	for i := range all {
-		lost, doubled, behind = lost+all[i].Lost, doubled+all[i].Doubled, behind+all[i].Behind
+		lost, doubled, behind = lost+all[i].Lost, doubled+all[i].Doubled, behind+all[i].ReadersBehind
 	}
 	if lost+doubled+behind == 0 {
 		return ""
