@@ -105,6 +105,9 @@ type composer struct {
 	// on before this one is acknowledged. So it has to be right after a checkpoint, too.
 	predicts bool
 	now      clockReading
+	// batchID is written into the last record of the batch, and baseID, the id of the batch that is
+	// to stand directly below, into the first; zero: they are not (batch_ids.go).
+	batchID, baseID AppendID
 	// headerBuf holds the encoded headers, if there are several.
 	headerBuf []byte
 
@@ -209,13 +212,13 @@ func (c *composer) fits(drafts []draft) bool {
 		more := drafts[i].recordCount()
 		n, size = n+more, size+drafts[i].maxMeteredSize(more)
 	}
-	if n > MaxBatchRecords || size > MaxBatchBytes {
+	if n > MaxBatchRecords || size > c.maxBytes() {
 		return false
 	}
 	if len(c.batch.entries) == 0 || !c.checkpointDueWith(n, size) {
 		return true
 	}
-	return n < MaxBatchRecords && size+c.speculation.maxCheckpointSize() <= MaxBatchBytes
+	return n < MaxBatchRecords && size+c.speculation.maxCheckpointSize() <= c.maxBytes()
 }
 
 // checkpointDueWith reports whether a checkpoint is due after n records of size bytes.
@@ -307,6 +310,7 @@ const (
 // speculation and adds it to the batch.
 func (c *composer) putRecord(l recordDraft) {
 	pos := c.speculation.Next
+	l.header = c.addBaseID(l.header)
 	e := Entry{Body: l.body, decoded: l.header}
 	if l.header == nil {
 		e = Entry{Trim: true, TrimTo: pos + 1}
@@ -339,15 +343,18 @@ func (c *composer) finishBatch() *appendBatch {
 	if !c.batch.inParts && len(c.batch.entries) > 0 && c.speculation.isCheckpointDue() && (c.speculation.exists || c.speculation.gone) && len(c.batch.entries) < MaxBatchRecords {
 		c.addCheckpoint()
 	}
+	c.addBatchID()
 	return &c.batch
 }
 
 // addCheckpoint adds a checkpoint of the speculation, if it fits.
 func (c *composer) addCheckpoint() {
 	d := draft{header: Header{Kind: KindCheckpoint, State: c.speculation.encode()}}
-	if c.batch.bytes+d.maxMeteredSize(1) > MaxBatchBytes {
+	if c.batch.bytes+d.maxMeteredSize(1) > c.maxBytes() {
 		return
 	}
+	d.header = *c.addBaseID(&d.header)
+	d.header.Batch = c.batchID
 	pos := c.speculation.Next
 	e := Entry{Header: d.header.encode(pos)}
 	c.batch.entries = append(c.batch.entries, e)
@@ -391,16 +398,18 @@ func (c *composer) fillPart(b *appendBatch) {
 	lines := b.remaining
 	c.reserveEntries(min(lines.remaining, MaxBatchRecords))
 	for lines.remaining > 0 {
-		limit, most := MaxBatchBytes, MaxBatchRecords
+		limit, most := c.maxBytes(), MaxBatchRecords
 		if lines.remaining == 1 {
 			limit, most = limit-c.speculation.maxCheckpointSize(), most-1
 		}
 		n := len(c.batch.entries)
 		if n > 0 && (c.batch.bytes+lines.maxNextSize() > limit || n+1 > most) {
+			c.addBatchID()
 			return
 		}
 		c.putRecord(lines.nextRecord(n == 0))
 	}
 	b.remaining = nil
 	c.addCheckpoint()
+	c.addBatchID()
 }

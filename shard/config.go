@@ -79,8 +79,9 @@ type Config struct {
 	// Pipelining says whether several batches of a stream are in flight together.
 	Pipelining Pipelining
 
-	maxStreams     int  // 0: the constant; tests have less
-	pipelineAlways bool // pipelines however fast storage is; tests have it
+	maxStreams     int   // 0: the constant; tests have less
+	pipelineAlways bool  // pipelines however fast storage is; tests have it
+	formatLevel    uint8 // 0: as the fleet's record says; tests have another
 }
 
 // maxStreams bounds the streams in memory, whatever their size.

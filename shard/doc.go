@@ -114,7 +114,8 @@
 //
 //  1. Every append carries the position at which it must stand. Two owners of one stream cannot
 //     corrupt it: one of them loses, reads, and decides again. A batch that stands on one that is not
-//     acknowledged travels on the session of that one, and by no other way (pipeline.go).
+//     acknowledged travels on the session of that one, and by no other way (pipeline.go). It names
+//     that one, so a fold notices if another is there (batch_ids.go).
 //  2. Nothing enters a tail.Buffer before the Log has acknowledged it, and everything acknowledged
 //     enters it once, in order.
 //  3. An append id is written at most once, whichever node sends it, as long as it is among the last
@@ -123,7 +124,8 @@
 //  5. A record that does not carry our header, whole and at its own position, is a foreign message,
 //     and so is one that no Fantail writes (validate.go); a record of a later release makes the node
 //     decline. Whatever a stranger appends to one log has no effect on another: no log is read or
-//     written only because a record of another one says so.
+//     written only because a record of another one says so. A forged name of a batch below ends
+//     pipelining on this node, which costs time.
 //  6. Parts of an append are visible all or not at all: the run must be contiguous and end in its
 //     commit.
 //  7. A refusal rests on a tail check sent after its caller arrived; a description on such a check,
@@ -209,6 +211,7 @@
 //   - per Stream at most one for its reference tasks (startRefTasks), and one per reference that an
 //     attempt gives back (releaseInBackground);
 //   - the sweeper, the probe of storage, and the standingWatcher with up to eight for its basins;
+//   - until its answer is known, the trial of append sessions (runOrderProbe);
 //   - one dispatch per limiter while sessions or streams wait for their turn;
 //   - one per place of storage that writes a clock record (storageClock.refresh).
 //

@@ -40,7 +40,7 @@ func (c Config) WithMaxStreams(n int) Config {
 
 // Pipelined returns the Config of a Manager that pipelines, however fast storage is.
 func (c Config) Pipelined() Config {
-	c.Pipelining, c.pipelineAlways = PipeliningOn, true
+	c.Pipelining, c.pipelineAlways, c.formatLevel = PipeliningOn, true, batchIDLevel
 	return c
 }
 
@@ -179,5 +179,25 @@ func RememberLongSources(n int) int {
 // AppendSessions returns the number of open append sessions.
 func (m *Manager) AppendSessions() int { return m.pipelines.count() }
 
+// WithBatchIDs returns the Config of a Manager whose fleet reads the ids of batches.
+func (c Config) WithBatchIDs() Config {
+	c.formatLevel = batchIDLevel
+	return c
+}
+
+// BrokenLogs returns the number of batches that were found on another batch than they say.
+func (m *Manager) BrokenLogs() int { return int(m.pipelines.brokenLogs.Load()) }
+
 // BatchesInFlight returns the number of batches on append sessions.
 func (m *Manager) BatchesInFlight() int { return int(m.pipelines.inFlight.Load()) }
+
+// StopPipelining has the Manager pipeline no more, as a broken log does.
+func (m *Manager) StopPipelining() { m.pipelines.brokenLogs.Add(1) }
+
+// BatchIDs returns the ids of the record's batch, and of the batch that it expects below.
+func BatchIDs(r Record) (id, base AppendID) {
+	if h, err := headerOf(r); err == nil && h != nil {
+		return h.Batch, h.Base
+	}
+	return id, base
+}

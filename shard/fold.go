@@ -35,6 +35,9 @@ type effect struct {
 	commitsRun bool // the uncommitted parts, this record included, are visible now
 	begins     bool // a generation begins with this record
 	ends       bool // the generation ends with this record
+	// wrongBase is the batch that the record expects directly below; zero: it expects none, or that
+	// batch is there.
+	wrongBase AppendID
 }
 
 // visibility says whether and how a record is shown to readers.
@@ -82,12 +85,19 @@ func headerOf(r Record) (*Header, error) {
 // alike.
 func (s *State) foldDecoded(r Record, h *Header) (effect, error) {
 	var e effect
+	if h != nil {
+		e.wrongBase = s.checkBase(r.Pos, h)
+	}
 	s.Next = r.Pos + 1
 	s.Time = max(s.Time, r.Time)
 	s.recordsSinceCheckpoint++
 	s.bytesSinceCheckpoint += uint64(r.Size)
 	if h != nil && h.Flags&FlagPart != 0 {
-		return s.foldPart(r, h), nil
+		wrong := e.wrongBase
+		e = s.foldPart(r, h)
+		e.wrongBase = wrong
+		s.noteBatch(h)
+		return e, nil
 	}
 	e.voidsRun = s.run != nil
 	s.run = nil
@@ -139,9 +149,6 @@ func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 	if h.Flags&FlagFirst != 0 {
 		s.openAppend = h.Append
 	}
-	if !h.Batch.IsZero() {
-		s.lastBatch = batchEnd{h.Batch, s.Next}
-	}
 	switch h.Kind {
 	case KindMessage:
 		e.begins = s.beginUncreated()
@@ -185,6 +192,7 @@ func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 			e.ends = h.Kind == KindTombstone
 		}
 	}
+	s.noteBatch(h)
 	return e, nil
 }
 

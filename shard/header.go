@@ -36,7 +36,7 @@ const (
 //	0  unknown fields of a State are lost at the next checkpoint
 //	1  keeps them, and reads everything that this file and checkpoint.go name
 //	2  writes header fields 17 to 25 and State fields 23 to 30
-const FormatLevel = 1
+const FormatLevel = 2
 
 // RecordKind is the kind of a record of ours. An unknown kind makes a node decline the stream, so a later
 // release may add kinds safely.
@@ -100,8 +100,8 @@ const (
 	tagName               = 16 // hold: the fork
 
 	// Read by format level 1, written by level 2.
-	tagBatchID        = 17 // last record of a batch: 8 bytes, random for each composition
-	tagBaseBatch      = 18 // first record of a speculative batch: the batch expected directly below
+	tagBatchID        = 17 // last record of a batch on an append session: 8 bytes, random for each composition
+	tagBaseBatch      = 18 // first record of a speculative batch: the batch expected directly below (batch_ids.go)
 	tagPrevCheckpoint = 19 // checkpoint, tombstone: records, bytes (uvarints) back to the checkpoint before
 	tagHoldFrom       = 20 // hold: generation, position (uvarints) from which the fork needs the source
 	tagKey            = 21 // Stream-Key

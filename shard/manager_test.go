@@ -33,7 +33,12 @@ const stream = shard.StreamID("default/s")
 func node(t testing.TB, log shard.Log) *shard.Manager {
 	t.Helper()
 	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), inMode(shard.Config{}))
-	t.Cleanup(func() { _ = h.Close() })
+	t.Cleanup(func() {
+		_ = h.Close()
+		if n := h.BrokenLogs(); n > 0 {
+			t.Errorf("%d batches on others than they say", n)
+		}
+	})
 	return h
 }
 

@@ -90,6 +90,9 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 		count("fantail_append_session_losses_total", "S2 append sessions that ended with batches in flight.", func() float64 {
 			return float64(h.pipelines.lost.Load())
 		}),
+		count("fantail_log_broken_total", "Batches found on another batch than they were decided on; after the first this node pipelines no more.", func() float64 {
+			return float64(h.pipelines.brokenLogs.Load())
+		}),
 		gauge("fantail_cold_opens_waiting", "Streams that wait for their turn to be read from S2.", func() float64 {
 			n, _ := h.coldOpens.counts()
 			return float64(n)

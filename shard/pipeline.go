@@ -122,13 +122,17 @@ func (p *pipeline) sendDue() (b *appendBatch, wait time.Duration) {
 		now := time.Now()
 		s.mu.Lock()
 		idle := len(s.flights) == 0
-		usable := s.opened && !s.stopped && s.state == p.fold && !p.broken
+		usable := s.opened && !s.stopped && s.state == p.fold && !p.broken && s.manager.pipelines.isAllowed()
 		waiting := p.parts != nil || len(s.queue) > 0
 		switch {
 		case p.single != nil && idle:
 			s.mu.Unlock()
 			return p.single, 0
-		case idle && p.parts == nil && (!usable || !waiting && p.isOver(now)):
+		case idle && !usable:
+			p.leaveParts()
+			s.mu.Unlock()
+			return nil, 0
+		case idle && !waiting && p.isOver(now):
 			s.mu.Unlock()
 			return nil, 0
 		case p.single != nil, !usable, !waiting:

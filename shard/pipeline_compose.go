@@ -19,7 +19,8 @@ func (p *pipeline) compose() *appendBatch {
 	if len(s.queue) == 0 {
 		return nil
 	}
-	c := &composer{now: s.readClocks(), predicts: true}
+	c := p.newComposer(base)
+	c.now = s.readClocks()
 	b := s.composeFrom(c, base, maxFlightCalls-p.calls)
 	b.base, b.flight = p.fold, &flight{}
 	p.calls += len(b.calls)
@@ -42,7 +43,7 @@ func (p *pipeline) compose() *appendBatch {
 // composePart composes the next part of an append in parts, under mu. Its callers wait for the last
 // part.
 func (p *pipeline) composePart(base *State) *appendBatch {
-	c := &composer{predicts: true}
+	c := p.newComposer(base)
 	whole := p.parts
 	c.composePart(whole, base)
 	b := &appendBatch{base: p.fold, pos: base.Next, entries: c.batch.entries, bytes: c.batch.bytes, inParts: true, flight: &flight{}}

@@ -71,6 +71,21 @@ func (p *pipeline) leaveUnsent() {
 	p.parts, p.single, p.last, p.sent = nil, nil, nil, 0
 }
 
+// leaveParts gives up an append in parts of which the parts so far are acknowledged, under mu. Without
+// their commit they are void. Its callers wait in the queue again, or turn to the next owner.
+func (p *pipeline) leaveParts() {
+	whole, s := p.parts, p.stream
+	if whole == nil {
+		return
+	}
+	p.parts = nil
+	if s.stopped {
+		whole.answerCalls(ErrNotOwner)
+		return
+	}
+	s.queueAgain(whole.calls)
+}
+
 // holdsUnsent reports whether callers wait in something that was composed and not sent.
 func (p *pipeline) holdsUnsent() bool { return p.parts != nil || p.single != nil }
 

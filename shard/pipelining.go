@@ -64,10 +64,14 @@ const (
 // pipelines holds what the pipelines of a Manager share.
 type pipelines struct {
 	possible bool // the Log has append sessions, and the settings allow them
-	farAfter time.Duration
-	opens    *rate.Limiter
-	acks     ackTimes
-	retryAt  atomic.Int64 // ns since 1970, by the process's own clock; no session is opened before
+	// brokenLogs counts batches that stand on another one than they say. After the first nothing is
+	// pipelined any more.
+	brokenLogs     atomic.Int64
+	brokenLogLimit rate.Sometimes
+	farAfter       time.Duration
+	opens          *rate.Limiter
+	acks           ackTimes
+	retryAt        atomic.Int64 // ns since 1970, by the process's own clock; no session is opened before
 
 	inFlight          atomic.Int64 // batches on sessions
 	onSession, onCall atomic.Int64 // batches acknowledged
@@ -80,6 +84,7 @@ type pipelines struct {
 func (p *pipelines) init(log Log, cfg *Config) {
 	sessions, ok := log.(SessionLog)
 	p.possible = ok && (cfg.Pipelining == PipeliningOn || cfg.Pipelining == PipeliningAuto && sessions.KeepsAppendOrder())
+	p.brokenLogLimit = rate.Sometimes{First: 10, Interval: 10 * time.Second}
 	p.farAfter = farAckTime
 	if cfg.pipelineAlways {
 		p.farAfter = 0
@@ -88,9 +93,12 @@ func (p *pipelines) init(log Log, cfg *Config) {
 	p.open = map[*pipeline]time.Time{}
 }
 
+// isAllowed reports whether batches may be pipelined.
+func (p *pipelines) isAllowed() bool { return p.possible && p.brokenLogs.Load() == 0 }
+
 // isWorthwhile reports whether batches that wait should be pipelined.
 func (p *pipelines) isWorthwhile() bool {
-	return p.possible && p.acks.shortest() >= p.farAfter
+	return p.isAllowed() && p.acks.shortest() >= p.farAfter
 }
 
 // add makes room for one more session, and adds it; false: there is none now.

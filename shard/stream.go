@@ -27,6 +27,8 @@ type Stream struct {
 	noLog       bool  // the log does not exist yet
 	state       *State
 	assembler   assembler
+	absorbedTo  Pos           // the position after the last record that was folded here; 0: none was
+	wrongBases  []wrongBase   // folded, and not reported yet
 	buffer      *tail.Buffer  // this generation's, with one reference; nil: no generation
 	unsavedUse  time.Time     // the last use that may not be durable; zero: none
 	graceUntil  Millis        // ms since 1970 by storage's clock: uses up to here may be known to the previous owner only

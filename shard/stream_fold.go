@@ -34,7 +34,9 @@ func (s *Stream) absorbRecords(recs []Record) (tail.Wakers, error) {
 		if s.state.mayChangeGeneration(r) { // the old generation's tail.Buffer gets its own records first
 			wake = append(wake, s.publishBatch()...)
 		}
+		below := s.state.lastBatch
 		e, err := s.state.foldRecord(r)
+		s.noteBase(r.Pos, e.wrongBase, below)
 		if err != nil {
 			return append(wake, s.declineLog(err)...), err
 		}
@@ -136,8 +138,11 @@ func (s *Stream) foldRecords(fold *State, recs []Record, live bool) error {
 	wake, err := s.absorbRecords(recs)
 	s.noteGrowth(recs)
 	s.startRefTasks()
+	wrong := s.wrongBases
+	s.wrongBases = nil
 	s.mu.Unlock()
 	wake.WakeAll()
+	s.reportWrongBases(wrong)
 	s.manager.tails.Reclaim()
 	s.manager.evictIdle()
 	return err

@@ -71,7 +71,7 @@ func (s *Stream) foldFrom(ctx context.Context, from, tail Pos, noLog bool, last 
 	fold := &State{Next: from, rooted: from == 0}
 	s.mu.Lock()
 	s.noLog, s.state, s.assembler = noLog, fold, assembler{from: from}
-	s.firstRecord, s.sawOwnRecord = 0, false
+	s.firstRecord, s.sawOwnRecord, s.absorbedTo = 0, false, 0
 	s.mu.Unlock()
 	if from+1 == tail && len(last) > 0 {
 		return fold, s.foldFromLog(fold, last)

@@ -549,6 +549,9 @@ func (s *sim) checkCosts(w *storeCosts) {
 	if gaps := s.metricOfAll("fantail_relay_gaps_total"); gaps > 0 {
 		s.failf("I1: %v times what was relayed did not join", gaps)
 	}
+	if broken := s.metricOfAll("fantail_log_broken_total"); broken > 0 {
+		s.failf("I2: %v batches were found on others than they were decided on", broken)
+	}
 	musts, elsewhere := s.metricOfAll("fantail_owner_overrides_total"), s.metricOfAll("fantail_not_owner_total")
 	again -= w.takeoverReads
 	twice := all.SessionRecords - records

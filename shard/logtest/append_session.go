@@ -20,11 +20,14 @@ type SessionParts struct {
 	// There and Back are the times that an input and an acknowledgement take.
 	There, Back time.Duration
 	// Write writes an input once it has arrived. After an error that is an ErrAppendUnknown the
-	// session is broken, and not refused; if it is errLate, the input itself may arrive later.
+	// session is broken, and not refused; if it is errLate, the input itself may arrive later, and if
+	// it is errAckLost, those behind it.
 	Write func(ctx context.Context, at shard.Pos, batch []shard.Entry) (shard.Ack, error)
 	// Late decides whether the next input of a broken session is written all the same, and when. The
 	// first that is not, or that fails, ends that. nil: none is written.
 	Late func() (by time.Duration, arrives bool)
+	// GoesOn: inputs behind a refused one are written if they fit, as no S2 does.
+	GoesOn bool
 	// Wake is called when there is something to take.
 	Wake func()
 }
@@ -99,6 +102,10 @@ func (s *appendSession) Close() { s.finish(errors.Join(shard.ErrAppendUnknown, e
 // errLate is the error of an input on a session that broke before it arrived.
 var errLate = errors.New("connection lost on the way")
 
+// errAckLost is the error of an input that was written, and whose acknowledgement is lost: what was sent
+// behind it may be written later. Behind an input that is lost itself nothing is.
+var errAckLost = errors.New("connection lost after the write")
+
 var errClosed = errors.New("session closed")
 
 // finish ends the client's end.
@@ -163,11 +170,11 @@ func (s *appendSession) serve(back chan<- answer) {
 		}
 		ack, err := s.Write(s.ctx, in.at, in.batch)
 		back <- answer{ack, err, time.Now().Add(s.Back)}
-		if err != nil {
+		if err != nil && !s.GoesOn {
 			switch {
 			case errors.Is(err, errLate):
 				s.writeLate(in)
-			case errors.Is(err, shard.ErrAppendUnknown):
+			case errors.Is(err, errAckLost):
 				s.writeLate()
 			}
 			return
@@ -225,7 +232,7 @@ func (m *Memory) OpenAppendSession(_ context.Context, id shard.StreamID, wake fu
 	m.ops.AppendSessions++
 	m.mu.Unlock()
 	return NewAppendSession(SessionParts{
-		There: m.Latency / 2, Back: m.Latency - m.Latency/2, Wake: wake, Late: m.late,
+		There: m.Latency / 2, Back: m.Latency - m.Latency/2, Wake: wake, Late: m.late, GoesOn: m.GoesOn,
 		Write: func(_ context.Context, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
 			return m.attempt(id, at, batch, true)
 		},
@@ -292,7 +299,7 @@ func (c *Client) writeOnSession(ctx context.Context, id shard.StreamID, at shard
 	ack, err := c.write(id, at, batch)
 	if err == nil && t.LoseAck > 0 && c.randomFloat() < t.LoseAck {
 		t.report()
-		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errAckLost)
 	}
 	return ack, err
 }

@@ -18,6 +18,8 @@ type Memory struct {
 	Now func() time.Time
 	// Latency is the time that an append takes.
 	Latency time.Duration
+	// GoesOn: append sessions go on after a refusal, which breaks the promise of shard.AppendSession.
+	GoesOn bool
 	// Basin is the basin of the fleet's record; empty: there is none, and nothing is probed.
 	Basin string
 
@@ -137,7 +139,7 @@ func (m *Memory) attempt(id shard.StreamID, at shard.Pos, batch []shard.Entry, o
 	ack, err := m.writeLocked(id, at, batch)
 	if err == nil && p > 1-m.faultOdds.LoseAck {
 		m.ops.LostAcks++
-		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errAckLost)
 	}
 	return ack, err
 }
