@@ -18,8 +18,8 @@ type SessionLog interface {
 	// returned.
 	OpenAppendSession(ctx context.Context, id StreamID, wake func()) (AppendSession, error)
 
-	// KeepsAppendOrder reports whether it is known of this storage that an append session keeps
-	// AppendSession's promise.
+	// KeepsAppendOrder reports whether it is known of this storage, without asking it, that an append
+	// session keeps AppendSession's promise. Where it is not, it can be tried (OrderProber).
 	KeepsAppendOrder() bool
 }
 

@@ -201,3 +201,6 @@ func BatchIDs(r Record) (id, base AppendID) {
 	}
 	return id, base
 }
+
+// AppendOrder returns what is known of storage's append sessions, as the metric has it.
+func (m *Manager) AppendOrder() int { return int(m.pipelines.order.Load()) }

@@ -84,6 +84,9 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 		gauge("fantail_append_batches_in_flight", "Batches that are on their way to S2 over append sessions.", func() float64 {
 			return float64(h.pipelines.inFlight.Load())
 		}),
+		gauge("fantail_append_order", "Whether S2's append sessions keep their order, so that appends may be pipelined: 1 yes, 0 not known, or not asked, -1 no.", func() float64 {
+			return float64(h.pipelines.order.Load())
+		}),
 		gauge("fantail_append_sessions", "S2 append sessions that this node has open.", func() float64 {
 			return float64(h.pipelines.count())
 		}),

@@ -13,7 +13,8 @@ import (
 type Pipelining uint8
 
 // The settings. PipeliningAuto pipelines where it is known of the storage that its append sessions
-// keep their promise (SessionLog).
+// keep their promise: the Log says so (SessionLog.KeepsAppendOrder), or a trial has shown it
+// (append_order.go).
 const (
 	PipeliningOff Pipelining = iota
 	PipeliningAuto
@@ -63,7 +64,10 @@ const (
 
 // pipelines holds what the pipelines of a Manager share.
 type pipelines struct {
-	possible bool // the Log has append sessions, and the settings allow them
+	// order is an appendOrder: orderKept where the Log has append sessions that may be used.
+	order  atomic.Int32
+	asks   bool        // whether sessions keep their order is to be tried
+	prober OrderProber // names a log for that; nil if it is not to be tried
 	// brokenLogs counts batches that stand on another one than they say. After the first nothing is
 	// pipelined any more.
 	brokenLogs     atomic.Int64
@@ -83,7 +87,13 @@ type pipelines struct {
 
 func (p *pipelines) init(log Log, cfg *Config) {
 	sessions, ok := log.(SessionLog)
-	p.possible = ok && (cfg.Pipelining == PipeliningOn || cfg.Pipelining == PipeliningAuto && sessions.KeepsAppendOrder())
+	switch {
+	case !ok || cfg.Pipelining == PipeliningOff:
+	case cfg.Pipelining == PipeliningOn || sessions.KeepsAppendOrder():
+		p.order.Store(int32(orderKept))
+	default:
+		p.prober, p.asks = log.(OrderProber)
+	}
 	p.brokenLogLimit = rate.Sometimes{First: 10, Interval: 10 * time.Second}
 	p.farAfter = farAckTime
 	if cfg.pipelineAlways {
@@ -94,7 +104,9 @@ func (p *pipelines) init(log Log, cfg *Config) {
 }
 
 // isAllowed reports whether batches may be pipelined.
-func (p *pipelines) isAllowed() bool { return p.possible && p.brokenLogs.Load() == 0 }
+func (p *pipelines) isAllowed() bool {
+	return appendOrder(p.order.Load()) == orderKept && p.brokenLogs.Load() == 0
+}
 
 // isWorthwhile reports whether batches that wait should be pipelined.
 func (p *pipelines) isWorthwhile() bool {

@@ -29,6 +29,7 @@ type standingWatcher struct {
 	logger   *slog.Logger
 	sites    []*siteState
 	askNow   chan struct{} // cap 1, never closed: start a round now
+	passed   chan struct{} // closed after the first round in which all was well
 
 	newest       atomic.Pointer[Standing]
 	levelRaise   levelRaise
@@ -65,7 +66,7 @@ func (m *Manager) WatchStanding(role func() Role, told func(Standing)) {
 	}
 	s := &standingWatcher{
 		log: m.log, prober: in, role: role, onChange: told, now: m.cfg.Now, logger: m.cfg.Logger,
-		askNow: make(chan struct{}, 1),
+		askNow: make(chan struct{}, 1), passed: make(chan struct{}),
 	}
 	for _, site := range in.Sites() {
 		s.sites = append(s.sites, &siteState{Site: site})
@@ -76,6 +77,7 @@ func (m *Manager) WatchStanding(role func() Role, told func(Standing)) {
 		m.cfg.Logger.Warn("no basin is checked: a template names one for each project", "mapping", in.Mapping())
 	}
 	m.spawn(s.runRounds)
+	m.startOrderProbe(s.passed)
 }
 
 // CanProbe reports whether WatchStanding has sites to ask at.
@@ -115,6 +117,7 @@ func (s *standingWatcher) runRounds(ctx context.Context) {
 			wait = retry/2 + rand.N(retry)
 		} else {
 			s.failedRounds = 0
+			s.notePassed()
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -123,6 +126,15 @@ func (s *standingWatcher) runRounds(ctx context.Context) {
 		case <-s.askNow:
 		}
 		timer.Stop()
+	}
+}
+
+// notePassed notes that all is well.
+func (s *standingWatcher) notePassed() {
+	select {
+	case <-s.passed:
+	default:
+		close(s.passed)
 	}
 }
 

@@ -76,7 +76,7 @@ type serveCmd struct {
 	S2BasinMap      map[string]string `name:"s2-basin-map" help:"Basin of each project: project=basin;project=basin. Other projects are refused."`
 	S2CreateBasins  bool              `name:"s2-create-basins" help:"Create basins that do not exist. With a template 20 without a wait, then one each 5 s; requests beyond that are refused."`
 	S2SDKSessions   bool              `name:"s2-sdk-sessions" help:"Open read sessions with S2's SDK and not with Fantail's own client. Each then takes about 66 KB of memory, not 2. For an S2 whose protocol has changed."`
-	S2Pipelining    string            `name:"s2-pipelining" help:"Send several batches of a stream to S2 without waiting for each answer, where an answer takes 3 ms or more: auto with an S2 of your own (--s2-endpoint), on also with the managed S2, off never." enum:"auto,on,off" default:"auto"`
+	S2Pipelining    string            `name:"s2-pipelining" help:"Send several batches of a stream to S2 without waiting for each answer, where an answer takes 3 ms or more: auto once S2 has shown at the start that its append sessions keep their order, on without asking, off never." enum:"auto,on,off" default:"auto"`
 	S2Reads         string            `name:"s2-reads" help:"How the node learns of what other programs write to S2. session: an open read (S2 bills it) for each stream with readers. auto: a check each 30 s, and an open read for an hour after a foreign record, so only the first is up to 30 s late. exclusive: none, because no other program writes. The same on all nodes." enum:"session,auto,exclusive" default:"session"`
 	Exclusive       bool              `hidden:""`
 

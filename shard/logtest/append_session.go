@@ -12,6 +12,8 @@ import (
 var (
 	_ shard.SessionLog = (*Memory)(nil)
 	_ shard.SessionLog = (*Client)(nil)
+
+	_ shard.OrderProber = (*Memory)(nil)
 )
 
 // SessionParts are the parts of an append session in memory. Inputs travel in order, and are written
@@ -250,7 +252,18 @@ func (m *Memory) late() (by time.Duration, arrives bool) {
 }
 
 // KeepsAppendOrder implements shard.SessionLog.
-func (m *Memory) KeepsAppendOrder() bool { return true }
+func (m *Memory) KeepsAppendOrder() bool { return !m.AsksOrder }
+
+// OrderProbeLog implements shard.OrderProber.
+func (m *Memory) OrderProbeLog() (shard.StreamID, error) {
+	sites := m.Sites()
+	if len(sites) == 0 {
+		return "", errNoBasin
+	}
+	return sites[0].Log, nil
+}
+
+var errNoBasin = errors.New("there is no basin")
 
 // OpenAppendSession implements shard.SessionLog.
 func (c *Client) OpenAppendSession(ctx context.Context, id shard.StreamID, wake func()) (shard.AppendSession, error) {

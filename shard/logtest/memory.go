@@ -18,6 +18,8 @@ type Memory struct {
 	Now func() time.Time
 	// Latency is the time that an append takes.
 	Latency time.Duration
+	// AsksOrder: whether append sessions keep their promise is to be tried.
+	AsksOrder bool
 	// GoesOn: append sessions go on after a refusal, which breaks the promise of shard.AppendSession.
 	GoesOn bool
 	// Basin is the basin of the fleet's record; empty: there is none, and nothing is probed.

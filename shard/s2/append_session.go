@@ -3,15 +3,17 @@ package s2
 import (
 	"context"
 	"errors"
-	"net/url"
-	"strings"
+	"fmt"
 	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/s2/s2s"
 )
 
-var _ shard.SessionLog = (*Log)(nil)
+var (
+	_ shard.SessionLog  = (*Log)(nil)
+	_ shard.OrderProber = (*Log)(nil)
+)
 
 const (
 	// sessionBatches and sessionBytes are more than shard has in flight on a session.
@@ -32,15 +34,28 @@ func (l *Log) OpenAppendSession(ctx context.Context, id shard.StreamID, wake fun
 	return &appendSession{session: s, owner: l}, nil
 }
 
-// KeepsAppendOrder implements shard.SessionLog. It is known of the S2 that Fantail embeds, and of
-// s2-lite. Of the managed S2, and of what a proxy makes of a session, it is not.
-func (l *Log) KeepsAppendOrder() bool {
-	if l.bridge != nil || l.cfg.Endpoint == "" || l.cfg.SDKSessions {
-		return false
+// KeepsAppendOrder implements shard.SessionLog. Which S2 answers, and what is on the way to it, the
+// settings do not say.
+func (l *Log) KeepsAppendOrder() bool { return false }
+
+// OrderProbeLog implements shard.OrderProber.
+func (l *Log) OrderProbeLog() (shard.StreamID, error) {
+	sites := l.cfg.sites()
+	switch {
+	case l.bridge != nil:
+		return "", errThroughProxy
+	case l.cfg.SDKSessions:
+		return "", errSDKSessions
+	case len(sites) == 0 || sites[0].Templated:
+		return "", fmt.Errorf("%w: --s2-home-basin names one", ErrNotFixed)
 	}
-	u, err := url.Parse(l.cfg.Endpoint)
-	return err == nil && u.Hostname() != "s2.dev" && !strings.HasSuffix(u.Hostname(), ".s2.dev")
+	return sites[0].Log, nil
 }
+
+var (
+	errThroughProxy = errors.New("S2 is reached through a proxy")
+	errSDKSessions  = errors.New("sessions are those of S2's own client")
+)
 
 // target returns the stream of a basin as package s2s has it.
 func (l *Log) target(basin, name string) s2s.Target {

@@ -124,7 +124,7 @@ func (l *link) cut() {
 // pipeliner returns a manager that pipelines over a Log, and the number of batches that it has sent so.
 func (r *testEnv) pipeliner(log *Log) (h *shard.Manager, batches func() int) {
 	reg := prometheus.NewRegistry()
-	h = shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{Pipelining: shard.PipeliningAuto, Metrics: reg})
+	h = shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{Pipelining: shard.PipeliningOn, Metrics: reg})
 	r.Cleanup(func() { _ = h.Close() })
 	return h, func() int {
 		all, err := reg.Gather()
