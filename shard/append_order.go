@@ -21,7 +21,7 @@ type OrderProber interface {
 	OrderProbeLog() (StreamID, error)
 }
 
-// appendOrder is what is known of storage's append sessions.
+// appendOrder tells what is known of storage's append sessions.
 type appendOrder int32
 
 // The states, and values of the metric fantail_append_order.
@@ -119,7 +119,7 @@ var (
 	errNoEnd         = errors.New("the session goes on after a refusal")
 )
 
-// orderProbe is what is sent on one session: a batch that fits, one that does not, and those behind it.
+// orderProbe holds what is sent on one session: a batch that fits, one that does not, and those behind it.
 type orderProbe struct {
 	at      Pos
 	batches [2 + orderProbeBehind][]Entry

@@ -30,6 +30,7 @@ var budgets = []budget{
 			c.fleet.PeerWriteBytes = n
 		}
 	}},
+	{"s2-windows", 64 * mib, mib / 2, func(c *nodeConfig, n int64) { c.s2.WindowBytes = n }},
 	{"links", 256 * mib, 12 * mib, func(c *nodeConfig, n int64) {
 		if c.fleet != nil {
 			c.fleet.LinkCreditBytes = n

@@ -29,8 +29,8 @@ func TestMemoryBudgetsFitTheLimit(t *testing.T) {
 		}
 		return sum
 	}
-	if got := sum(0) / mib; got != 2496 {
-		t.Errorf("all budgets are %d MiB: docs/configuration.md says 2.4 GiB", got)
+	if got := sum(0) / mib; got != 2560 {
+		t.Errorf("all budgets are %d MiB: docs/configuration.md says 2.5 GiB", got)
 	}
 	last := int64(0)
 	for m := int64(minMemory); m <= 16<<30; m += 64 * mib {
@@ -55,7 +55,7 @@ func TestMemoryBudgetsFitTheLimit(t *testing.T) {
 	}
 	got := []int64{
 		cfg.tailBytes, cfg.shard.StateBytes, cfg.shard.PageBytes, cfg.edge.FrameBytes, cfg.edge.PinnedBytes,
-		cfg.edge.ChunkBytes, cfg.edge.MaxBodies, cfg.fleet.PeerWriteBytes, cfg.fleet.LinkCreditBytes,
+		cfg.edge.ChunkBytes, cfg.edge.MaxBodies, cfg.fleet.PeerWriteBytes, cfg.s2.WindowBytes, cfg.fleet.LinkCreditBytes,
 	}
 	for i, n := range got {
 		if n != int64(i+1) || len(got) != len(budgets) {

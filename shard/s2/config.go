@@ -38,6 +38,8 @@ type Config struct {
 	// SDKSessions opens read sessions with the SDK's client, and not with package s2s. A session then
 	// takes 66 KB of memory and not 2.
 	SDKSessions bool
+	// WindowBytes bounds what the windows of all read sessions have beyond 64 KiB each; default 64 MiB.
+	WindowBytes int64
 	// Logger receives a line for each lost session, and for each outage; default: lines are
 	// discarded.
 	Logger *slog.Logger

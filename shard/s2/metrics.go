@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fantail-dev/fantail/shard/s2/s2s"
 )
 
 // operation is a label of fantail_s2_request_duration_seconds and fantail_s2_requests_total. Closed set.
@@ -65,6 +67,16 @@ func newMetrics(reg prometheus.Registerer, h *health) metrics {
 		reg.MustRegister(m.sessionOpens, m.sessionLosses, seconds, requests, up)
 	}
 	return m
+}
+
+// registerWindows registers what the windows of read sessions have together.
+func registerWindows(reg prometheus.Registerer, sessions *s2s.Client) {
+	if reg == nil {
+		return
+	}
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fantail_s2_session_window_bytes", Help: "Bytes that S2 may send on all read sessions together before this node has taken any.",
+	}, func() float64 { return float64(sessions.WindowBytes()) }))
 }
 
 // recordCall records a call that began at start, with its classified error.

@@ -20,7 +20,7 @@ type s2sService struct {
 }
 
 func newS2SService(sdk *sdkService, cfg *Config, base func(string) string) *s2sService {
-	return &s2sService{sdk, s2s.NewClient(s2s.Config{Token: cfg.Token, UserAgent: "fantail", Silence: cfg.silence}), base}
+	return &s2sService{sdk, s2s.NewClient(s2s.Config{Token: cfg.Token, UserAgent: "fantail", Silence: cfg.silence, WindowBytes: cfg.WindowBytes}), base}
 }
 
 func (s *s2sService) target(basin, name string) s2s.Target {

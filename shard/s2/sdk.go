@@ -61,6 +61,7 @@ func Open(cfg Config) (*Log, error) {
 	if l.service = sdk; !cfg.SDKSessions {
 		own := newS2SService(sdk, &l.cfg, base)
 		l.service, l.s2s = own, own.sessions
+		registerWindows(cfg.Metrics, own.sessions)
 		l.feeds = &feeds{calls: &l.logCalls, service: own, workers: newWorkers(runtime.GOMAXPROCS(0))}
 	}
 	return l, nil

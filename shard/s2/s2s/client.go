@@ -25,8 +25,10 @@ type Config struct {
 	// sends a heartbeat each 15 s at least.
 	Silence time.Duration
 	// Window bounds the bytes that wait in a read session for its consumer, beside the frame that
-	// is arriving; default 1 MiB.
-	Window int32
+	// is arriving; default 64 KiB. It grows up to MaxWindow (4 MiB) where data comes quickly, from
+	// WindowBytes (64 MiB), which all sessions share.
+	Window, MaxWindow int32
+	WindowBytes       int64
 	// IdleTimeout is the time for which a connection without sessions is kept; default 90 s.
 	IdleTimeout time.Duration
 	// MaxConns bounds the connections to one endpoint; default 1,000.
@@ -46,7 +48,14 @@ func (c Config) withDefaults() Config {
 		c.Silence = 20 * time.Second
 	}
 	if c.Window <= 0 {
-		c.Window = 1 << 20
+		c.Window = 64 << 10
+	}
+	if c.MaxWindow <= 0 {
+		c.MaxWindow = 4 << 20
+	}
+	c.MaxWindow = max(c.MaxWindow, c.Window)
+	if c.WindowBytes <= 0 {
+		c.WindowBytes = 64 << 20
 	}
 	if c.IdleTimeout <= 0 {
 		c.IdleTimeout = 90 * time.Second
@@ -73,6 +82,7 @@ type Client struct {
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	started time.Time
+	windows windowBudget
 
 	mu      sync.Mutex
 	origins map[string]*origin // by Target.Base; bounded by the endpoints in the caller's settings
@@ -85,6 +95,7 @@ type Client struct {
 func NewClient(cfg Config) *Client {
 	c := &Client{cfg: cfg.withDefaults(), started: time.Now(), origins: map[string]*origin{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.windows.most = c.cfg.WindowBytes
 	return c
 }
 

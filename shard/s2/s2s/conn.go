@@ -106,7 +106,8 @@ func (c *conn) open(s *stream, q request) bool {
 		c.goingAway = true
 	}
 	s.conn, s.id, s.sending = c, id, !q.end
-	s.window, s.heard = c.client.cfg.Window, c.client.now()
+	s.heard = c.client.now()
+	s.openWindow()
 	s.send.window = int64(c.peerWindow)
 	c.streams[id] = s
 	c.flush()

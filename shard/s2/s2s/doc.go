@@ -46,8 +46,11 @@
 //
 // # Bounds
 //
-// A read session holds at most Config.Window and one frame of 2 MiB (a frame that is arriving is
-// credited while its session holds nothing else); an append session MaxBatches
+// A read session holds at most its window and one frame of 2 MiB (a frame that is arriving is
+// credited while its session holds nothing else). The window is Config.Window, and up to
+// Config.MaxWindow as long as Config.WindowBytes allows: that bounds what the windows of all sessions
+// have beyond Config.Window, and when it is used up sessions go on with what they have
+// (receive_window.go). An append session holds MaxBatches
 // batches and MaxBytes, further ones are refused with ErrFull. A connection's answers to the peer:
 // maxOut, beyond that it ends. Connections of an endpoint: MaxConns, then sessions are refused
 // (ErrNotTaken). Headers of an answer: maxHeaders; the body of an error: maxErrorBytes. The length

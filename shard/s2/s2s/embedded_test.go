@@ -98,7 +98,7 @@ func TestLite(t *testing.T) {
 		"append without stream": testAppendWithoutStream, "large batches": testLargeBatches, "rivals": testRivals,
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := newEnvAt(t, Config{Window: 64 << 10}, endpoint)
+			e := newEnvAt(t, Config{Window: 64 << 10, MaxWindow: 64 << 10}, endpoint)
 			e.prefix = fmt.Sprint(name, time.Now().UnixNano(), "/")
 			fn(e)
 		})
@@ -287,7 +287,9 @@ func testIsRefused(e *env) {
 }
 
 // A stream of 100 MB passes through a session with a small window, beside one that is not read.
-func TestReadSessionCatchesUp(t *testing.T) { testCatchesUp(newEnv(t, Config{Window: 64 << 10})) }
+func TestReadSessionCatchesUp(t *testing.T) {
+	testCatchesUp(newEnv(t, Config{Window: 64 << 10, MaxWindow: 64 << 10}))
+}
 
 func testCatchesUp(e *env) {
 	t := e.T

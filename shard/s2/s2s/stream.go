@@ -38,9 +38,11 @@ type stream struct {
 	err     error
 
 	recv     frameReader
+	size     int32         // of the window: the sum of the next three
 	window   int32         // what the peer may still send
 	held     int32         // received, and not yet taken by the consumer
 	owed     int32         // taken, and not yet credited to the peer
+	credited time.Duration // when the peer was last credited; 0: never
 	progress int32         // received since heard
 	heard    time.Duration // the last sign of life
 	send     sendQueue
@@ -146,22 +148,13 @@ func (s *stream) takeEnd() {
 	}
 }
 
-// credit lets the peer send n more bytes, of which the consumer holds none any longer.
-func (s *stream) credit(n int32) {
-	s.owed, s.held = s.owed+n, s.held-n
-	if s.owed >= max(s.conn.client.cfg.Window/4, 1) && !s.ended {
-		s.conn.emit(s.conn.frames.WriteWindowUpdate(s.id, uint32(s.owed)))
-		s.window, s.owed = s.window+s.owed, 0
-		s.conn.flush()
-	}
-}
-
 // finish ends the stream on this side.
 func (s *stream) finish(err error) {
 	if s.ended {
 		return
 	}
 	s.ended, s.err = true, err
+	s.closeWindow()
 	s.recv, s.send.queue = frameReader{}, nil
 	c := s.conn
 	if delete(c.streams, s.id); len(c.streams) == 0 {
