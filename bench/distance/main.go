@@ -1,10 +1,12 @@
 // Command distance measures appends while S2 is far away, one batch of a stream in flight beside
 // several (--s2-pipelining). A node, the embedded S2 and the link are one machine's; the link is a
-// TUN device into a network of S2's own, so it needs root, and Linux.
+// TUN device into a network of S2's own, so it needs root, and Linux. With -tokens an LLM's tokens are
+// written and read by the protocol's own client for Node (make clients installs it), too.
 package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -29,10 +31,18 @@ var (
 	trips = flag.String("trips", "5ms,50ms,400ms", "round trips to S2")
 	rates = flag.String("rates", "50,1000,5000", "appends a second on one stream")
 	lasts = flag.Duration("for", 3*time.Second, "length of each measurement")
+	sink  = flag.String("sink", "", "be the far end of the bare path, at an address; the command starts itself so")
+
+	tokens = flag.Int("tokens", 0, "also measure the gaps that a reader over SSE sees in a stream of so many tokens a second, written through IdempotentProducer")
+	only   = flag.String("only", "", "one part: rates, one, large, tokens, closed")
 )
 
 func main() {
 	flag.Parse()
+	if *sink != "" {
+		fmt.Fprintln(os.Stderr, "sink:", runSink(*sink))
+		os.Exit(1)
+	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "distance:", err)
 		os.Exit(1)
@@ -75,6 +85,15 @@ func run() error {
 	}); err != nil {
 		return err
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	far, err := child.Start("ip", "", "netns", "exec", namespace, self, "-sink="+net.JoinHostPort(farIP, sinkPort))
+	if err != nil {
+		return err
+	}
+	defer far.Stop()
 	var nodes []*node
 	for i, mode := range []string{"off", "on"} {
 		n, err := startNode(bin, mode, i)
@@ -145,7 +164,10 @@ func (n *node) do(method, url string, body []byte) error {
 }
 
 func measure(trip time.Duration, nodes []*node) error {
-	line := func(what string, one func(n *node) (string, error)) error {
+	line := func(part, what string, one func(n *node) (string, error)) error {
+		if *only != "" && *only != part || part == "tokens" && *tokens == 0 {
+			return nil
+		}
 		fmt.Printf("%-9s %-28s", trip, what)
 		for _, n := range nodes {
 			text, err := one(n)
@@ -162,20 +184,53 @@ func measure(trip time.Duration, nodes []*node) error {
 		if _, err := fmt.Sscan(text, &rate); err != nil {
 			return err
 		}
-		if err := line(text+"/s: p50, p99 in trips", func(n *node) (string, error) { return n.openLoop(rate, trip) }); err != nil {
+		if err := line("rates", text+"/s: p50, p99 in trips", func(n *node) (string, error) { return n.openLoop(rate, trip) }); err != nil {
 			return err
 		}
 	}
-	if err := line("one after the other: trips", func(n *node) (string, error) { return n.oneByOne(trip) }); err != nil {
+	if err := line("one", "one after the other: trips", func(n *node) (string, error) { return n.oneByOne(trip) }); err != nil {
 		return err
 	}
-	if err := line("16 MiB in one: trips", func(n *node) (string, error) { return n.large(trip) }); err != nil {
+	if err := line("large", "16 MiB in one: trips", func(n *node) (string, error) { return n.large(trip) }); err != nil {
 		return err
 	}
-	if err := line("1,000 on one stream: /s", func(n *node) (string, error) { return n.closedLoop(1, 1000) }); err != nil {
+	if *only == "" || *only == "large" {
+		bare, err := bareTCP(trip)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%-9s %-28s %24s\n", trip, "16 MiB over TCP alone: trips", bare)
+	}
+	if err := line("tokens", fmt.Sprintf("%d tokens/s: gaps in ms", *tokens), (*node).tokenGaps); err != nil {
 		return err
 	}
-	return line("1,000 on 1,000: /s", func(n *node) (string, error) { return n.closedLoop(1000, 1000) })
+	if err := line("closed", "1,000 on one stream: /s", func(n *node) (string, error) { return n.closedLoop(1, 1000) }); err != nil {
+		return err
+	}
+	return line("closed", "1,000 on 1,000: /s", func(n *node) (string, error) { return n.closedLoop(1000, 1000) })
+}
+
+// tokenGaps returns what a reader of tokens sees: the median and p99 of the gaps, and how much larger
+// the one is.
+func (n *node) tokenGaps() (string, error) {
+	n.made++
+	url := fmt.Sprintf("%s/v1/stream/d%d-%d", n.url, os.Getpid(), n.made)
+	out, err := exec.Command("node", "bench/clients/tokens.mjs", url, fmt.Sprint(*tokens), fmt.Sprint(lasts.Seconds())).Output()
+	if err != nil {
+		var ended *exec.ExitError
+		if errors.As(err, &ended) {
+			err = fmt.Errorf("%w: %s", err, ended.Stderr)
+		}
+		return "", err
+	}
+	var saw struct {
+		Tokens   int
+		Gap, Way struct{ P50, P99 float64 }
+	}
+	if err := json.Unmarshal(out, &saw); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%.0f %.0f (%.2f), way %.0f %.0f", saw.Gap.P50, saw.Gap.P99, saw.Gap.P99/saw.Gap.P50, saw.Way.P50, saw.Way.P99), nil
 }
 
 var body = bytes.Repeat([]byte("x"), 200)
