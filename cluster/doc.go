@@ -52,6 +52,16 @@
 // buffers are one set (shard.TailBuffers) that the stream manager and the followLoop share: the follower
 // extends them for streams of other nodes, the stream manager for its own.
 //
+// # The path of a wait for a creation
+//
+// The edge calls Node.AwaitCreation for a client that waits for a stream that does not exist
+// (creation_waits.go). A name has one goroutine on the client's node, awaitName, which asks the owner by the
+// same routing as a request: the stream manager of this node (awaitHere) or a peer
+// (transport.Link.AwaitCreation, a subscription without records). At the owner localStreams.awaitCreation adds an
+// entry to the stream manager, and then looks whether the stream exists, so no creation is missed. The
+// creation ends the subscription, and wakeAll wakes the clients. Whatever else ends it, a change of owners or a
+// lost link, has awaitName ask again.
+//
 // # The states of a follower
 //
 //	           addReader                      first feed works
@@ -194,16 +204,17 @@
 // refused. Streams being dropped: 16 concurrently, the others in the next second. Streams being handed over: 8
 // concurrently to each new owner; finished handovers are remembered for 5 s. Followers that move to a new owner
 // while the previous one feeds them: 2,000 a second, and all that are left within 5 s. What links hold is bounded
-// in package transport.
+// in package transport. Names that clients wait for: as many as waiting clients, which the edge bounds.
 //
 // # Goroutines
 //
 // For a node: one reconciles ownership, one steps all followers, and one reads secrets again where
 // they are in a file. After a change of owners up to 9 for each new owner offer streams. One for each peer
-// that is asked for a report (AskReports waits for them, a second at most). Packages gossip and transport
-// have their own. None for a stream. Close ends them all and waits.
+// that is asked for a report (AskReports waits for them, a second at most), and one for each name that clients
+// of this node wait for. Packages gossip and transport have their own. None for a stream. Close ends them all
+// and waits.
 //
-// Lock order: followLoop.mu, follower.mu, then any of followLoop.pendingMu, localStreams.mu and the locks of
+// creationWaits.mu is taken alone. Lock order: followLoop.mu, follower.mu, then any of followLoop.pendingMu, localStreams.mu and the locks of
 // package transport. No lock is held during network I/O.
 //
 // # Not here

@@ -65,7 +65,7 @@ func (f *fleet) add(change ...func(*Config)) *testNode {
 		fn(&cfg)
 	}
 	s := &testNode{tails: shard.NewTailBuffers(0, 0), store: &faultyStore{Log: f.log}, reg: reg}
-	s.manager = shard.NewManager(s.store, s.tails, shard.Config{Now: f.now})
+	s.manager = shard.NewManager(s.store, s.tails, shard.Config{Now: f.now, Metrics: reg})
 	var err error
 	if s.Node, err = Join(f.Context(), cfg, s.manager, s.tails); err != nil {
 		f.Fatal(err)

@@ -191,6 +191,7 @@ func (n *Node) Abort() error { return n.shutDown(false) }
 func (n *Node) shutDown(goodbye bool) (err error) {
 	n.closeOnce.Do(func() {
 		err = n.membership.Close(goodbye) // from here on no peer sends requests here
+		n.creationWaits.close()
 		n.stop()
 		n.followLoop.close()
 		n.peers.Close()

@@ -16,6 +16,7 @@ type streamManager interface {
 	Do(ctx context.Context, req *shard.Request) (shard.Outcome, error)
 	Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error)
 	Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error)
+	AwaitCreation(id shard.StreamID, w shard.Waker) (stop func(), err error)
 	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error)
 	ReadPageVia(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos, ask func(context.Context) (shard.RecordBatch, error)) (shard.RecordBatch, error)
 	OwnedStreams() []shard.StreamID

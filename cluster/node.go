@@ -34,6 +34,7 @@ type Node struct {
 	server        *transport.Server
 	followLoop    *followLoop
 	stateCalls    *stateCalls
+	creationWaits creationWaits
 	prober        storeProber     // the stream manager; nil if that is none of shard's
 	ctx           context.Context // ends with Close
 	stop          context.CancelFunc

@@ -176,6 +176,8 @@ var refusedRequests = map[string]refusedRequest{
 	"event stream":       {method: "GET", query: "offset=-1&live=sse"},
 	"from the end":       {method: "GET", query: "offset=tail-1"},
 	"live from the end":  {method: "GET", query: "offset=tail-1&live=sse"},
+	"event stream, wait": {method: "GET", query: "offset=-1&live=sse&create=wait"},
+	"long-poll, wait":    {method: "GET", query: "offset=-1&live=long-poll&create=wait"},
 	"head":               {method: "HEAD"},
 	"append":             {method: "POST", body: "x", header: text},
 	"append if":          {method: "POST", body: "x", header: header{"Content-Type": "text/plain", hIfMatch: "-1"}},

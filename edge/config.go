@@ -50,6 +50,8 @@ type Config struct {
 	Roots []Root
 	// Lister lists streams (nil: listings are refused).
 	Lister Lister
+	// Creations tells when streams are created (nil: create=wait is ignored).
+	Creations CreationWaiter
 	// ConnectionsFull reports that the machine has hardly any file descriptors left: readers are
 	// refused as beyond MaxReaders, and each answer is the last on its connection (nil: never).
 	ConnectionsFull func() bool

@@ -93,6 +93,15 @@
 // position. Otherwise awaitNews follows the stream and waits for news, the end of the time, the
 // client's hang-up or the node's drain; then loadChunk and sendChunk answer, or a 204.
 //
+// # The path of a read that waits for its stream
+//
+// With create=wait serveGet hands a live read of a stream that does not exist to eventsOfCreated or
+// longPollCreated (create_wait.go). createWait.admit counts it as the reader that it will be, and has
+// CreationWaiter wake it. createWait.wait asks whether the stream exists when it begins and whenever it is
+// woken. Then the read is resolved as any other, and openEventStream or serveLongPoll goes on.
+// The response header of an event stream is written by then (eventStream.begun): without chunks, so that
+// the reactor can take the connection in the middle of the response.
+//
 // # The files
 //
 // Each file refers to files of lower rows only. The exception is overstay: the server's list of the
@@ -102,7 +111,8 @@
 //	route                                 method and path
 //	server_life                           New, Shutdown, Close, HTTPServer
 //	read_handlers                         GET, HEAD
-//	longpoll, sse_handler, write_handlers, control, listing
+//	create_wait
+//	longpoll, sse_handler, resolve_read, write_handlers, control, listing
 //	caching, stay                         what an answer may promise, and for how long
 //	authorize, deny                       the rights
 //	catchup, from_end, request_body, fork what the handlers do
@@ -112,7 +122,7 @@
 //	if_match                              the condition of an append, and the entity tag of a stream's end
 //	headers, query, location              what a request says
 //	header_rules, problem_advice, writes_budget, response_recorder
-//	metrics, header_names, problem_table, reader_counts, config
+//	metrics, header_names, problem_table, reader_counts, create_wait_counts, config
 //	roots                                 what a path may begin with
 //	stream_path, request_labels, request_id, request_context, lease_ends, json_messages, backend, overstay
 //
@@ -161,6 +171,8 @@
 //	long-poll           as GET once there is news, nothing but the connection before; MaxReaders
 //	event stream        what it is written in one turn, shared by all readers that get the same;
 //	                    FrameBytes, PinnedBytes, MaxReaders
+//	create=wait         a goroutine, and an entry for the name at its owner; maxCreateWaits,
+//	                    maxProjectCreateWaits, MaxReaders
 //
 // Over HTTP/2 the received and unread bytes of bodies are 1 MiB a connection at most; handlers read
 // immediately, or refuse. A request's header has 32 KiB at most, and counts with a write.

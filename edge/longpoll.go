@@ -13,8 +13,8 @@ import (
 )
 
 // serveLongPoll answers as soon as there is something at the position, or with 204 when the time
-// is over (PROTOCOL 5.7).
-func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, dec decision) {
+// of longest is over (PROTOCOL 5.7).
+func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, dec decision, longest time.Duration) {
 	done, err := s.admitOnConn(w, r)
 	if err != nil {
 		writeError(w, err)
@@ -33,7 +33,7 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 	}
 	defer stay.finish()
 	if at.AtEnd(info) && !info.Closed {
-		ctx, cancel := context.WithTimeout(clientContext(r), s.cfg.LongPoll)
+		ctx, cancel := context.WithTimeout(clientContext(r), longest)
 		defer cancel()
 		if info, err = s.awaitNews(ctx, id, info, at.Pos, stay); err != nil {
 			writeError(w, err)

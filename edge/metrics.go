@@ -40,6 +40,7 @@ type metrics struct {
 	bodies          prometheus.Gauge
 	abandonedBodies *prometheus.CounterVec
 	refused         *prometheus.CounterVec
+	createWaits     *prometheus.CounterVec
 	waitingForRoom  prometheus.Gauge
 	waitingForSlot  prometheus.Gauge
 	ack             prometheus.Histogram
@@ -86,6 +87,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fantail_readers_refused_total", Help: "Event streams and long-polls that were refused, by the problem in the answer.",
 		}, []string{"reason"}),
+		createWaits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fantail_create_waits_total", Help: "Waits of readers for streams that did not exist (create=wait), by how they ended.",
+		}, []string{"end"}),
 		waitingForRoom: newWaitingGauge("room"),
 		waitingForSlot: newWaitingGauge("turn"),
 		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -110,11 +114,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, r := range []sse.EndReason{sse.EndDrain, sse.EndRebalance} {
 		m.moved.WithLabelValues(r.String())
 	}
-	for _, err := range []error{errDraining, errFull, errGoroutinesFull, errConnFull, errConnectionsFull, errCatchUpFull} {
+	for _, err := range []error{errDraining, errFull, errGoroutinesFull, errConnFull, errConnectionsFull, errCatchUpFull, errCreateWaitsFull, errProjectCreateWaits} {
 		m.refused.WithLabelValues(problemOf(err).slug)
 	}
+	for _, end := range waitEnds {
+		m.createWaits.WithLabelValues(string(end))
+	}
 	if reg != nil {
-		reg.MustRegister(m.bodies, m.abandonedBodies, m.requests, m.appended, m.delivered, m.readers, m.deliveries, m.gaps, m.disconnected, m.moved, m.ended, m.refused, m.waitingForRoom, m.waitingForSlot, m.ack, m.delivery)
+		reg.MustRegister(m.bodies, m.abandonedBodies, m.requests, m.appended, m.delivered, m.readers, m.deliveries, m.gaps, m.disconnected, m.moved, m.ended, m.refused, m.createWaits, m.waitingForRoom, m.waitingForSlot, m.ack, m.delivery)
 	}
 	return m
 }
@@ -162,6 +169,15 @@ func (m *metrics) registerLimits(reg prometheus.Registerer, cfg *Config, counts 
 	reg.MustRegister(limit("all", cfg.MaxReaders), limit("goroutine", cfg.MaxGoroutineReaders), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "fantail_goroutine_readers", Help: "Readers that have a goroutine: over HTTP/2, and long-polls.",
 	}, func() float64 { return float64(counts.haveGoroutine()) }))
+}
+
+// registerCreateWaits registers a gauge of the readers that wait for streams that do not exist.
+func (m *metrics) registerCreateWaits(reg prometheus.Registerer, waits *createWaits) {
+	if reg != nil {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fantail_create_waiters", Help: "Readers that wait for streams that do not exist (create=wait).",
+		}, func() float64 { return float64(waits.count()) }))
+	}
 }
 
 // countRefused counts a refused reader, and returns err.

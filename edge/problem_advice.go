@@ -26,6 +26,8 @@ var problemAdvice = map[string]string{
 	"config-differs":         "use the stream as it is, or another name; PUT is idempotent only with the same Content-Type, lifetime and source",
 	"content-type-differs":   "send the stream's Content-Type",
 	"content-type-missing":   "add a Content-Type header: that of the stream",
+	"create-waits-full":      "ask again after Retry-After seconds, on a new connection, which may reach another node, or create the stream first",
+	"create-waits-limit":     "ask again after Retry-After seconds, or create the streams before they are read",
 	"credentials-busy":       "ask again after Retry-After seconds, with the same credential",
 	"crowded":                "ask again after Retry-After seconds",
 	"draining":               "ask again after Retry-After seconds, on a new connection, which may reach another node",

@@ -80,6 +80,8 @@ var errorProblems = []struct {
 	{errConnFull, problemKind{503, "full-connection", "Too many readers on this connection; open another", retryRange{1, 5}}},
 	{errConnectionsFull, problemKind{503, "full-files", "Too many connections on this node", retryRange{1, 5}}},
 	{errCatchUpFull, problemKind{503, "crowded", "Too many clients catch up on this node", retryRange{1, 5}}},
+	{errCreateWaitsFull, problemKind{503, "create-waits-full", "Too many readers on this node wait for streams that do not exist", retryRange{5, 15}}},
+	{errProjectCreateWaits, problemKind{429, "create-waits-limit", "Too many readers wait for streams of the project that do not exist", retryRange{5, 15}}},
 	{errDraining, problemKind{503, "draining", "This node is stopping", retryRange{1, 3}}},
 	{shard.ErrNotFound, problemKind{404, "stream-not-found", "No such stream", retryRange{}}},
 	{shard.ErrGone, problemKind{410, "stream-gone", "The stream was deleted", retryRange{}}},
@@ -134,11 +136,15 @@ var (
 	errConnectionsFull = errors.New("too few file descriptors are left")
 	errCatchUpFull     = errors.New("no memory for another chunk")
 	errDraining        = errors.New("node is stopping")
+	errCreateWaitsFull = errors.New("too many readers wait for streams that do not exist")
 	errTailTooFar      = errors.New("the messages of tail-N lie further apart than a few reads reach")
 )
 
 // errNotATail refuses an If-Match that holds something else than places in a stream.
 var errNotATail = fmt.Errorf("%w: not the end of a stream", errHeader)
+
+// errProjectCreateWaits refuses a waiter although the node has room for others.
+var errProjectCreateWaits = errors.New("too many readers wait for streams of the project that do not exist")
 
 // errForkProject refuses a fork across projects: a fork reads its source and keeps it from being
 // deleted, and there are no rights by which that could be granted.

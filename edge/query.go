@@ -17,6 +17,8 @@ type query struct {
 	live       string
 	cursor     uint64 // the client's Stream-Cursor; 0: none
 	staleInfo  bool   // storage does not answer: the stream is shown as this fleet last knew it
+	// awaitsCreation: a live read waits for a stream that does not exist.
+	awaitsCreation bool
 }
 
 // The parameters of a GET. Other parameters are ignored.
@@ -24,7 +26,11 @@ const (
 	paramOffset = "offset"
 	paramLive   = "live"
 	paramCursor = "cursor"
+	paramCreate = "create"
 )
+
+// createWaitValue is the only value of paramCreate.
+const createWaitValue = "wait"
 
 // parseQuery reads a GET's query strictly. A known parameter that cannot be read is an error,
 // because without it the query would mean another position in the stream; so is a query that
@@ -35,7 +41,7 @@ func parseQuery(r *http.Request) (query, error) {
 	if err != nil {
 		return q, fmt.Errorf("%w: %w; separate parameters with &, and write a %% as %%25", errQuery, err)
 	}
-	for _, name := range []string{paramOffset, paramLive, paramCursor} {
+	for _, name := range []string{paramOffset, paramLive, paramCursor, paramCreate} {
 		if n := len(v[name]); n > 1 {
 			return q, fmt.Errorf("%w: %s comes %d times; send it once", errQuery, name, n)
 		}
@@ -44,6 +50,14 @@ func parseQuery(r *http.Request) (query, error) {
 	case "", "long-poll", "sse":
 	default:
 		return q, fmt.Errorf("%w: live is %.40q; want long-poll or sse, or leave it out", errQuery, q.live)
+	}
+	if q.awaitsCreation = v.Has(paramCreate); q.awaitsCreation {
+		switch create := v.Get(paramCreate); {
+		case create != createWaitValue:
+			return q, fmt.Errorf("%w: create is %.40q; want wait, or leave it out", errQuery, create)
+		case q.live == "":
+			return q, fmt.Errorf("%w: create=wait is for a live read: add live=sse or live=long-poll", errQuery)
+		}
 	}
 	var ok bool
 	if q.cursor, ok = position.ParseCursor(v.Get(paramCursor)); !ok {
@@ -102,5 +116,5 @@ func isLastEventIDParam(name string) bool {
 
 // isKnownParam reports whether a parameter is one of the above.
 func isKnownParam(name string) bool {
-	return name == paramOffset || name == paramLive || name == paramCursor || isLastEventIDParam(name)
+	return name == paramOffset || name == paramLive || name == paramCursor || name == paramCreate || isLastEventIDParam(name)
 }

@@ -42,6 +42,7 @@ type Server struct {
 	panics           *shard.PanicHandler
 	forkCopyLimiter  *rate.Limiter // bytes that forks copy of their sources
 	counts           readerCounts
+	createWaits      createWaits
 	closesConns      atomic.Bool // answers close their connections: see Leave
 	reactor          *reactor.Reactor
 	rules            *sse.Rules // of event streams

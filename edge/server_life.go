@@ -60,6 +60,7 @@ func New(cfg Config, streams Backend) *Server {
 	s.metrics.registerWritesBudget(cfg.Metrics, &s.writesBudget.held)
 	s.metrics.registerSendBudget(cfg.Metrics, modeCatchUp, s.catchUpBudget)
 	s.metrics.registerLimits(cfg.Metrics, &s.cfg, &s.counts)
+	s.metrics.registerCreateWaits(cfg.Metrics, &s.createWaits)
 	s.metrics.registerSendBudget(cfg.Metrics, modeSSE, s.readerBudget)
 	ctx, stop := context.WithCancel(context.Background())
 	if s.stopLeaseWatcher = stop; cfg.Judge != nil {

@@ -30,28 +30,34 @@ func (e *eventStream) serve(w http.ResponseWriter, r *http.Request) {
 // handToReactor reports whether the response is no longer the handler's: the reactor has taken
 // the reader, or it was refused.
 func (e *eventStream) handToReactor(w http.ResponseWriter, r *http.Request) bool {
-	setSSEHeaders(w.Header(), e.session.Key().Framing)
+	if !e.begun {
+		setSSEHeaders(w.Header(), e.session.Key().Framing)
+	}
 	switch {
 	case e.hasGoroutine:
 		return false
-	case e.server.reactor.TakeOver(w, r, e.session, e.release):
+	case e.server.reactor.TakeOver(w, r, e.session, e.release, e.begun):
 		return true
 	}
 	if err := e.server.countGoroutineReader(); err != nil { // the reactor could not take it after all
 		e.close()
-		writeEventsError(w, r, err)
+		if !e.begun {
+			writeEventsError(w, r, err)
+		}
 		return true
 	}
 	e.hasGoroutine = true
 	return false
 }
 
-// writeHead writes the response header immediately, before the first event.
+// writeHead writes the response header immediately, before the first event, unless it is written.
 func (e *eventStream) writeHead(w http.ResponseWriter, r *http.Request) error {
 	e.out, e.wake = netconn.NewStallWriter(w, r, e.server.cfg.Stall), make(sse.WakeSignal, 1)
 	e.server.readerBudget.AddReader(e.out)
 	e.server.overstays.add(e)
-	w.WriteHeader(http.StatusOK)
+	if !e.begun {
+		w.WriteHeader(http.StatusOK)
+	}
 	return e.out.Flush()
 }
 
@@ -149,6 +155,7 @@ type eventStream struct {
 	session      sse.Session
 	release      func() // ends following the stream
 	hasGoroutine bool   // it has a goroutine, and is counted as such
+	begun        bool   // the response header is written
 	stay         *stay  // nil: no file of rights governs it
 	overstayed   atomic.Bool
 

@@ -46,6 +46,9 @@
 //	        absorbRecords → publishBatch → tail.Buffer.ExtendLater
 //	        wakers.WakeAll         once no lock is held: Waker.Wake of each reader that watches
 //
+// A reader that waits for a stream that does not exist follows nothing: Manager.AwaitCreation adds an
+// entry (creation_waits.go), which openTail of the created stream finds.
+//
 // A reader reads at its position: RecordBatches from tail.Buffer.ReadAt; pages below it, from
 // Manager.ReadPage. At the tip it waits with tail.Buffer.Watch. No reader has a queue.
 //
@@ -147,7 +150,8 @@
 // grace does not cover them. If none is idle a newcomer gets ErrOverloaded, and at five quarters of
 // the budget so does every request that would make a State grow. Names without a stream have 64 MiB
 // of their own and evict only each other. Each stream's queue, its producers and its forks have
-// bounds of their own (Config, checkpoint.go, fork_state.go).
+// bounds of their own (Config, checkpoint.go, fork_state.go). At most maxAwaitedNames names without a
+// stream are waited for.
 //
 // What a request may have written is bounded as well, beside its own body. That is a record of at
 // most 5 KiB (a create record with its chain, fork_state.go) or a tombstone (the last 1,024 append
@@ -210,6 +214,8 @@
 //   - per refusal that a pipeline has to prove a tail check (startCheck);
 //   - per Stream at most one for its reference tasks (startRefTasks), and one per reference that an
 //     attempt gives back (releaseInBackground);
+//   - the one that wakes callers that wait for streams to be created (creation_waits.go), and its
+//     checks of storage, maxCreatedChecks at most;
 //   - the sweeper, the probe of storage, and the standingWatcher with up to eight for its basins;
 //   - until its answer is known, the trial of append sessions (runOrderProbe);
 //   - one dispatch per limiter while sessions or streams wait for their turn;
@@ -217,7 +223,7 @@
 //
 // No lock is held over I/O, and wakers run after locks are released. Lock order: Manager.mu,
 // Stream.mu, then one of storageClocks.mu, storageClock.mu, turnLimiter.mu and tail.Buffers.mu,
-// then tail.Buffer.mu.
+// then tail.Buffer.mu. creationWaits.mu comes last.
 //
 // # Not here
 //

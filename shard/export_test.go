@@ -19,6 +19,9 @@ func LaterRelease(pos Pos) []byte {
 // ProbeEvery bounds how long storage counts as down after it is back.
 const ProbeEvery = probeEvery + time.Millisecond
 
+// MaxAwaitedNames bounds the names that are waited for.
+const MaxAwaitedNames = maxAwaitedNames
+
 // Drop releases a stream as DropUnused does, and while it is used, too.
 func (m *Manager) Drop(id StreamID) {
 	m.mu.Lock()

@@ -186,6 +186,7 @@ func (s *Stream) installTail(newest []tail.RecordBatch) (wake tail.Wakers) {
 		first = newest[0].From()
 	}
 	s.buffer = s.manager.tails.Open(s.id, s.state.Info(), first)
+	s.manager.creationWaits.noteExists(s.id)
 	for _, r := range newest {
 		w, err := s.buffer.ExtendLater(r)
 		if err != nil {

@@ -30,6 +30,7 @@ type Manager struct {
 	expiryReports    expiryReports
 	lossReports      lossReports
 	pipelines        pipelines
+	creationWaits    *creationWaits
 	metrics          *metrics
 
 	sources         *sourceReader                   // reads the logs of forks' sources
@@ -69,6 +70,7 @@ func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	h.sources = newSourceReader(h.log, cfg.Now)
 	h.listing = newListing()
 	h.pipelines.init(log, &h.cfg)
+	h.creationWaits = newCreationWaits(h)
 	h.metrics = newMetrics(cfg.Metrics, h)
 	h.runEvery(sweepEvery, h.sweep)
 	h.runEvery(probeEvery, h.probeStorage)

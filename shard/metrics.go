@@ -66,6 +66,9 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 		gauge("fantail_absent_names", "Names without a stream, or not known to have one yet, that this node keeps in memory.", func() float64 {
 			return float64(h.streams.absentCount.Load())
 		}),
+		gauge("fantail_awaited_names", "Names of streams that do not exist and are waited for, at their owner.", func() float64 {
+			return float64(h.creationWaits.names.Load())
+		}),
 		count("fantail_lost_logs_total", "Streams of which S2 has lost records that it had acknowledged.", func() float64 {
 			return float64(h.lossReports.lost.Load())
 		}),

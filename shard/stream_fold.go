@@ -88,6 +88,7 @@ func (s *Stream) openTail() tail.Wakers {
 		return nil
 	}
 	s.buffer = s.manager.tails.Open(s.id, s.state.Info(), s.assembler.from)
+	s.manager.creationWaits.noteExists(s.id)
 	// A peer may have fed it so far, and it may lag behind; its readers then find the rest in
 	// pages.
 	return s.buffer.SkipLater(s.assembler.from, s.state.tail, s.state.closed)

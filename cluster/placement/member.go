@@ -102,16 +102,18 @@ const (
 )
 
 // The versions of the contract in relay.proto: the newest that this release speaks, the oldest, the
-// first with forks, the first with texts as bytes, the first with the call TakeOver, and the first
-// with appends under a condition. A release before RelayVersionBytes cannot read texts that are not
-// UTF-8. One before RelayVersionIfMatch would write such an append whatever its condition.
+// first with forks, the first with texts as bytes, the first with the call TakeOver, the first with
+// appends under a condition, and the first that tells when an awaited stream is created. A release
+// before RelayVersionBytes cannot read texts that are not UTF-8. One before RelayVersionIfMatch would
+// write such an append whatever its condition. One before RelayVersionAwait is asked again and again.
 const (
-	RelayVersionNewest   = 5
+	RelayVersionNewest   = 6
 	RelayVersionOldest   = 1
 	RelayVersionForks    = 2
 	RelayVersionBytes    = 3
 	RelayVersionTakeOver = 4
 	RelayVersionIfMatch  = 5
+	RelayVersionAwait    = 6
 )
 
 // The metadata of a member in gossip, big-endian. A later layout only adds at

@@ -28,6 +28,10 @@
 // batch. A wire.BatchAssembler joins the pieces, and Subscriber.OnRecords gets the batch. Credit is returned
 // by handlePart, on receipt.
 //
+// Link.AwaitCreation is a Subscription as well, of a stream that does not exist (creation_waits.go). At the owner
+// it has no feed but an entry with Streams.AwaitCreation, and its End says that the stream may exist, or which node
+// to ask instead.
+//
 // # The path of a write
 //
 // Link.RequestWrite sends the head and the body in chunks. Server.Do checks the head, asks Streams

@@ -91,9 +91,10 @@ type Subscription struct {
 
 // subscribeRequest holds the content of a Subscribe that is still to be sent.
 type subscribeRequest struct {
-	id    shard.StreamID
-	from  shard.Pos
-	route placement.Route
+	id             shard.StreamID
+	from           shard.Pos
+	route          placement.Route
+	awaitsCreation bool
 }
 
 // Peer returns the member at the other end of the link.
@@ -170,13 +171,17 @@ func (l *Link) ClockAhead() time.Duration {
 
 // Subscribe asks for a stream's records from a position on, on behalf of f; nil: the link is closed.
 func (l *Link) Subscribe(f Subscriber, id shard.StreamID, from shard.Pos, r placement.Route) *Subscription {
+	return l.subscribe(f, &subscribeRequest{id: id, from: from, route: r})
+}
+
+func (l *Link) subscribe(f Subscriber, request *subscribeRequest) *Subscription {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil
 	}
 	l.lastHandle++
-	sub := &Subscription{subscriber: f, link: l, handle: l.lastHandle, request: &subscribeRequest{id, from, r}}
+	sub := &Subscription{subscriber: f, link: l, handle: l.lastHandle, request: request}
 	l.subs[sub.handle] = sub
 	l.metrics.subscriptions.Inc()
 	l.enqueueLocked(sub)

@@ -118,7 +118,7 @@ func (l *Link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 		case sub.request != nil:
 			q := &relaypb.Subscribe{
 				Handle: sub.handle, Stream: wire.Bytes(sub.request.id), From: uint64(sub.request.from),
-				Route: wire.EncodeRoute(sub.request.route),
+				Route: wire.EncodeRoute(sub.request.route), AwaitCreation: sub.request.awaitsCreation,
 			}
 			size += proto.Size(q)
 			m.Subscribe = append(m.Subscribe, q)

@@ -81,6 +81,7 @@ const (
 	subSaySubscribed                        // Subscribed is to be sent
 	subSayMoved                             // Moved is to be sent
 	subAllSent                              // closed and all sent: only the end of its generation is still awaited
+	subAwaits                               // awaits the stream's creation, and has no feed
 )
 
 // ownerMove is the stream's new owner, and since when this node has known of it.
@@ -231,7 +232,11 @@ func (s *session) addSubscription(q *relaypb.Subscribe) bool {
 	s.metrics.subscriptions.Inc()
 	s.mu.Unlock()
 	from, r := q.GetFrom(), wire.DecodeRoute(q.GetRoute())
-	if err == nil && !s.streams.SubmitOpen(sub.id, func() { s.openSubscription(sub, shard.Pos(from), r) }) {
+	open := func(ctx context.Context) error { return s.startFeed(ctx, sub, shard.Pos(from), r) }
+	if q.GetAwaitCreation() {
+		open = func(ctx context.Context) error { return s.awaitCreation(ctx, sub, r) }
+	}
+	if err == nil && !s.streams.SubmitOpen(sub.id, func() { s.openSubscription(sub, r, open) }) {
 		err = shard.ErrOverloaded
 	}
 	if err != nil {
@@ -243,15 +248,15 @@ func (s *session) addSubscription(q *relaypb.Subscribe) bool {
 // OpenTimeout bounds the wait for a stream to be opened.
 const OpenTimeout = 10 * time.Second
 
-// openSubscription has the stream followed here, or refuses the subscription.
-func (s *session) openSubscription(sub *sessionSub, from shard.Pos, r placement.Route) {
-	var broken error
+// openSubscription has open serve the subscription if this node serves its stream, or refuses it.
+func (s *session) openSubscription(sub *sessionSub, r placement.Route, open func(context.Context) error) {
+	var err error
 	defer func() {
-		if broken != nil {
-			s.endSub(sub, broken)
+		if err != nil {
+			s.endSub(sub, err)
 		}
 	}()
-	defer guard.ToError(s.panics, panicInSubscription, &broken)
+	defer guard.ToError(s.panics, panicInSubscription, &err)
 	s.mu.Lock()
 	dead := sub.flags&subRemoved != 0
 	s.mu.Unlock()
@@ -260,26 +265,29 @@ func (s *session) openSubscription(sub *sessionSub, from shard.Pos, r placement.
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, OpenTimeout)
 	defer cancel()
-	if err := s.streams.CheckOwnership(ctx, sub.id, r); err != nil {
-		s.endSub(sub, err)
-		return
+	if err = s.streams.CheckOwnership(ctx, sub.id, r); err == nil {
+		err = open(ctx)
 	}
+}
+
+// startFeed has the stream followed here.
+func (s *session) startFeed(ctx context.Context, sub *sessionSub, from shard.Pos, r placement.Route) error {
 	t, release, err := s.streams.StartFeed(ctx, sub.id, from, r.Hop == placement.HopForce)
 	if err != nil {
-		s.endSub(sub, err)
-		return
+		return err
 	}
 	s.mu.Lock()
 	if sub.flags&subRemoved != 0 {
 		s.mu.Unlock()
 		release()
-		return
+		return nil
 	}
 	sub.tail, sub.release = t, release
 	sub.pos = min(max(from, t.Floor()), t.Next())
 	sub.flags |= subSaySubscribed
 	s.markDirtyLocked(sub)
 	s.mu.Unlock()
+	return nil
 }
 
 func (s *session) endSub(sub *sessionSub, err error) {
@@ -309,7 +317,9 @@ func (sub *sessionSub) releaseFeed() {
 	if sub.release == nil {
 		return // still being opened: openSubscription sees that it was removed
 	}
-	sub.tail.Unwatch(sub)
+	if sub.tail != nil {
+		sub.tail.Unwatch(sub)
+	}
 	sub.release()
 }
 
@@ -336,6 +346,10 @@ func (s *session) checkSubscriptions(now time.Time, mayServe func(shard.StreamID
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sub := range s.subs {
+		if sub.flags&subAwaits != 0 {
+			s.redirectWaitLocked(sub, mayServe)
+			continue
+		}
 		if sub.tail == nil || sub.endErr != nil {
 			continue
 		}

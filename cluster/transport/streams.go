@@ -21,6 +21,9 @@ type Streams interface {
 	// StartFeed returns the stream's tail buffer, which is fed until the caller calls release, exactly
 	// once.
 	StartFeed(ctx context.Context, id shard.StreamID, from shard.Pos, force bool) (t *shard.TailBuffer, release func(), err error)
+	// AwaitCreation has w woken when a stream of that name may have come to exist, until the caller calls
+	// stop; exists: there is one already, and stop is nil.
+	AwaitCreation(ctx context.Context, id shard.StreamID, force bool, w shard.Waker) (stop func(), exists bool, err error)
 	// ServeOffered makes this node serve a stream that it owns now and that the previous owner
 	// offers.
 	ServeOffered(ctx context.Context, id shard.StreamID) error

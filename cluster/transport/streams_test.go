@@ -16,11 +16,13 @@ type testStreams struct {
 	tails    map[shard.StreamID]*shard.TailBuffer
 	isMember func(peer string) bool // which peers are members; nil: all
 
-	wg      sync.WaitGroup // the functions of SubmitOpen
-	busy    chan struct{}  // SubmitOpen waits until it is closed; nil: it does not
-	full    bool           // SubmitOpen refuses
-	follows atomic.Int64   // calls of StartFeed
-	feeds   atomic.Int64   // feeds that were not released
+	wg      sync.WaitGroup              // the functions of SubmitOpen
+	busy    chan struct{}               // SubmitOpen waits until it is closed; nil: it does not
+	full    bool                        // SubmitOpen refuses
+	follows atomic.Int64                // calls of StartFeed
+	feeds   atomic.Int64                // feeds that were not released
+	awaited atomic.Int64                // waits for a creation that were not stopped
+	created atomic.Pointer[shard.Waker] // of the last of them
 }
 
 // CheckOwnership implements Streams.
@@ -66,6 +68,16 @@ func (s *testStreams) StartFeed(_ context.Context, id shard.StreamID, _ shard.Po
 	}
 	s.feeds.Add(1)
 	return t, sync.OnceFunc(func() { s.feeds.Add(-1) }), nil
+}
+
+// AwaitCreation implements Streams.
+func (s *testStreams) AwaitCreation(_ context.Context, id shard.StreamID, _ bool, w shard.Waker) (stop func(), exists bool, err error) {
+	if s.tails[id] != nil {
+		return nil, true, nil
+	}
+	s.awaited.Add(1)
+	s.created.Store(&w)
+	return sync.OnceFunc(func() { s.awaited.Add(-1) }), false, nil
 }
 
 // ServeOffered implements Streams.

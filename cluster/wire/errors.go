@@ -38,7 +38,11 @@ var errorReasons = []struct {
 	{shard.ErrLogBusy, relaypb.Reason_REASON_LOG_BUSY, codes.Unavailable},
 	{shard.ErrNoLog, relaypb.Reason_REASON_NO_LOG, codes.NotFound},
 	{shard.ErrAppendUnknown, relaypb.Reason_REASON_LOG_UNKNOWN, codes.Unknown},
+	{ErrCreated, relaypb.Reason_REASON_CREATED, codes.AlreadyExists},
 }
+
+// ErrCreated ends a subscription that awaits a stream's creation: the stream may exist by now.
+var ErrCreated = errors.New("the stream exists")
 
 // EncodeRefusal returns the Refusal that err travels as; nil: err has no reason of its own.
 func EncodeRefusal(err error) (*relaypb.Refusal, codes.Code) {

@@ -17,7 +17,9 @@ func New(Config) *Reactor { return &Reactor{} }
 func (*Reactor) CanServe(*http.Request) bool { return false }
 
 // TakeOver returns false.
-func (*Reactor) TakeOver(http.ResponseWriter, *http.Request, sse.Session, func()) bool { return false }
+func (*Reactor) TakeOver(http.ResponseWriter, *http.Request, sse.Session, func(), bool) bool {
+	return false
+}
 
 // Readers returns 0.
 func (*Reactor) Readers() int { return 0 }

@@ -14,14 +14,17 @@ import (
 )
 
 // TakeOver moves an event stream to a loop, with the headers of w. release ends following the stream;
-// the reactor calls it, and closes the session, when the reader is gone. It returns false, and has
-// done nothing, if the handler has to serve the stream.
-func (r *Reactor) TakeOver(w http.ResponseWriter, req *http.Request, session sse.Session, release func()) bool {
+// the reactor calls it, and closes the session, when the reader is gone. begun: the header is sent,
+// without Transfer-Encoding. It returns false, and has done nothing, if the handler has to serve the stream.
+func (r *Reactor) TakeOver(w http.ResponseWriter, req *http.Request, session sse.Session, release func(), begun bool) bool {
 	wire, l := netconn.SoleOf(req), r.pickLoop()
 	if l == nil {
 		return false
 	}
-	head := responseHeader(w.Header())
+	var head []byte
+	if !begun {
+		head = responseHeader(w.Header())
+	}
 	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return false

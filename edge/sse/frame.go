@@ -221,6 +221,12 @@ func renderStandaloneControl(generation shard.Generation, pos shard.Pos, cursor 
 	return appendEventEnd(appendControl(make([]byte, 0, 192), generation, pos, cursor, at), generation, pos)
 }
 
+// RenderControl lays out a control event for a response that has no Session: its client is to go on
+// from there.
+func RenderControl(generation shard.Generation, pos shard.Pos, cursor uint64) []byte {
+	return renderStandaloneControl(generation, pos, cursor, endNotReached)
+}
+
 // appendControl appends a control event up to the end of its data.
 func appendControl(b []byte, generation shard.Generation, pos shard.Pos, cursor uint64, at streamEnd) []byte {
 	b = append(b, "event: control\ndata:{\"streamNextOffset\":\""...)

@@ -138,6 +138,8 @@ const (
 	Reason_REASON_GAP                   Reason = 18
 	Reason_REASON_GONE                  Reason = 19
 	Reason_REASON_CONDITION_UNSUPPORTED Reason = 20
+	// Subscribe.await_creation: the stream may exist by now.
+	Reason_REASON_CREATED Reason = 21
 )
 
 // Enum value maps for Reason.
@@ -164,6 +166,7 @@ var (
 		18: "REASON_GAP",
 		19: "REASON_GONE",
 		20: "REASON_CONDITION_UNSUPPORTED",
+		21: "REASON_CREATED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":           0,
@@ -187,6 +190,7 @@ var (
 		"REASON_GAP":                   18,
 		"REASON_GONE":                  19,
 		"REASON_CONDITION_UNSUPPORTED": 20,
+		"REASON_CREATED":               21,
 	}
 )
 
@@ -1048,8 +1052,11 @@ type Subscribe struct {
 	Handle uint64                 `protobuf:"varint,1,opt,name=handle,proto3" json:"handle,omitempty"`
 	Stream []byte                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
 	// The position that the edge needs next.
-	From          uint64 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
-	Route         *Route `protobuf:"bytes,4,opt,name=route,proto3" json:"route,omitempty"`
+	From  uint64 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
+	Route *Route `protobuf:"bytes,4,opt,name=route,proto3" json:"route,omitempty"`
+	// There is no such stream, and the edge waits for one: the owner sends no records, and ends the
+	// subscription with REASON_CREATED once there is. A release before version 6 does not know it.
+	AwaitCreation bool `protobuf:"varint,5,opt,name=await_creation,json=awaitCreation,proto3" json:"await_creation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1110,6 +1117,13 @@ func (x *Subscribe) GetRoute() *Route {
 		return x.Route
 	}
 	return nil
+}
+
+func (x *Subscribe) GetAwaitCreation() bool {
+	if x != nil {
+		return x.AwaitCreation
+	}
+	return false
 }
 
 // Credit allows more bytes to a subscription. The edge grants it when bytes arrive, whatever its
@@ -2778,12 +2792,13 @@ const file_relay_proto_rawDesc = "" +
 	"\vrights_hash\x18\a \x01(\fR\n" +
 	"rightsHash\x121\n" +
 	"\x14revocations_position\x18\b \x01(\x04R\x13revocationsPositionB\x1a\n" +
-	"\x18_store_answer_age_millis\"~\n" +
+	"\x18_store_answer_age_millis\"\xa5\x01\n" +
 	"\tSubscribe\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\fR\x06stream\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\x04R\x04from\x12-\n" +
-	"\x05route\x18\x04 \x01(\v2\x17.fantail.relay.v1.RouteR\x05route\"6\n" +
+	"\x05route\x18\x04 \x01(\v2\x17.fantail.relay.v1.RouteR\x05route\x12%\n" +
+	"\x0eawait_creation\x18\x05 \x01(\bR\rawaitCreation\"6\n" +
 	"\x06Credit\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"L\n" +
@@ -2912,7 +2927,7 @@ const file_relay_proto_rawDesc = "" +
 	"\x03Hop\x12\r\n" +
 	"\tHOP_FIRST\x10\x00\x12\x12\n" +
 	"\x0eHOP_REDIRECTED\x10\x01\x12\r\n" +
-	"\tHOP_FORCE\x10\x02*\xd9\x03\n" +
+	"\tHOP_FORCE\x10\x02*\xed\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_NOT_OWNER\x10\x01\x12\x16\n" +
@@ -2936,7 +2951,8 @@ const file_relay_proto_rawDesc = "" +
 	"\n" +
 	"REASON_GAP\x10\x12\x12\x0f\n" +
 	"\vREASON_GONE\x10\x13\x12 \n" +
-	"\x1cREASON_CONDITION_UNSUPPORTED\x10\x14*\xa3\x01\n" +
+	"\x1cREASON_CONDITION_UNSUPPORTED\x10\x14\x12\x12\n" +
+	"\x0eREASON_CREATED\x10\x15*\xa3\x01\n" +
 	"\bPartKind\x12\x19\n" +
 	"\x15PART_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14PART_KIND_SUBSCRIBED\x10\x01\x12\x13\n" +

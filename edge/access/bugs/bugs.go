@@ -187,6 +187,7 @@ type besideBug struct {
 }
 
 var besideBugs = []besideBug{
+	{bug{"waits-outlast-rights", "../create_wait.go", `c.stay.permit(), c.now())`, `nil, c.now())`}, "TestWaitEndsWithItsRight"},
 	{bug{"stuck-readers-stay", "../reactor/timers_linux.go", `case c.session.HasOverstayed(l.elapsed()): // progress or not`, `case false:`}, "TestReaderThatTakesNothing"},
 	{bug{"stuck-goroutines-stay", "../stay.go", `			s.overstays.cutOverstayed(s.cfg.Now())
 `, ``}, "TestReaderThatTakesNothing"},
