@@ -150,6 +150,7 @@ func (p *tamperer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // A message that is lost, doubled, late or of no writer fails the proof, with the exit code of a check.
 func TestProveNotices(t *testing.T) {
+	t.Parallel()
 	f := startFleet(t, 1)
 	target := strings.TrimSuffix(f.url(0, ""), "/v1/stream/")
 	for _, what := range []string{"nothing", "lost", "doubled", "reordered", "unknown"} {
@@ -173,6 +174,7 @@ func TestProveNotices(t *testing.T) {
 
 // The command of the rollout, and what else ends a proof.
 func TestProveCommand(t *testing.T) {
+	t.Parallel()
 	f := startFleet(t, 1)
 	at := "--url=" + strings.TrimSuffix(f.url(0, ""), "/v1/stream/")
 	if got := mustPrint(t, "", "prove", at, "--streams=2", "--", "true"); !strings.Contains(got, "result              PASSED") || !strings.Contains(got, "command             true") {

@@ -145,10 +145,14 @@ func limitMemory(t *testing.T, limit int64) (procs string) {
 // 400 MB.
 func TestSmallContainerSurvivesCatchUp(t *testing.T) {
 	procs := limitMemory(t, 512*mib)
-	path, s := startS2(t)
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0") // in this process the race detector would slow it down
 	at := freePorts(t, 2)
 	cmd := exec.Command("sh", "-c", `echo $$ > "$0" && exec "$@"`, procs, path,
-		"serve", "--http="+at[0], "--admin="+at[1], "--s2-endpoint="+s.URL(), "--s2-basin="+devBasin)
+		"serve", "--http="+at[0], "--admin="+at[1], "--s2-endpoint="+s.addr("url"), "--s2-basin="+devBasin)
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "GOMEMLIMIT=") {
 			cmd.Env = append(cmd.Env, kv)

@@ -97,6 +97,7 @@ func (f *settingsFleet) useStreams(nodes []*process) {
 // A node with wrong settings for S2 is never ready, owns nothing and says why. The fleet that it
 // joined is not affected.
 func TestNodeWithWrongS2SettingsIsNeverReady(t *testing.T) {
+	t.Parallel()
 	f := newSettingsFleet(t, 3, 30)
 	f.s2.Faults().Deny("wrong", "permission_denied")
 	f.s2.Faults().Deny("unknown", "authn")
@@ -194,6 +195,7 @@ func (f *settingsFleet) eventually(what string, ok func() bool) {
 // A token is revoked while the fleet runs. Revoked for one node: its streams move, and come back.
 // Revoked for all: nothing moves.
 func TestRevokedTokenMovesTheStreamsOfOneNode(t *testing.T) {
+	t.Parallel()
 	f := newSettingsFleet(t, 3, 12)
 	deny := f.s2.Faults().Deny
 	victim, others := f.nodes[1], []*process{f.nodes[0], f.nodes[2]}
