@@ -12,10 +12,11 @@ import { until } from "./tools.mjs"
 const fantail = process.env.FANTAIL ?? join(dirname(fileURLToPath(import.meta.url)), "../../bin/fantail")
 const size = 3
 
-// startFleet starts one. auth is a file of rights, tls the files of a certificate and its key.
+// startFleet starts one. auth is a file of rights, tls the files of a certificate and its key, roots are further paths
+// with streams (--root).
 export async function startFleet(settings = {}) {
-  const { longPoll = "2s", grace = "10s", auth, tls } = settings
-  const more = [...(auth ? [`--auth=${auth}`] : []), ...(tls ? [`--tls-cert=${tls.cert}`, `--tls-key=${tls.key}`] : [])]
+  const { longPoll = "2s", grace = "10s", auth, tls, roots = [] } = settings
+  const more = [...roots.map((root) => `--root=${root}`), ...(auth ? [`--auth=${auth}`] : []), ...(tls ? [`--tls-cert=${tls.cert}`, `--tls-key=${tls.key}`] : [])]
   const processes = []
   const spawned = async (...args) => {
     const p = spawnNode(...args)
@@ -71,6 +72,14 @@ export async function startFleet(settings = {}) {
           ender.over = true
         }
         return ender
+      },
+      // drain moves readers and streams away from a node, which goes on. The balancer, as one that asks /readyz,
+      // sends it no further connections.
+      async drain(node) {
+        balancer.leave(node)
+        const ask = async (method) => (await fetch(`http://${node.at.admin}/admin/drain`, { method })).json()
+        await ask("POST")
+        await until(`${node.name} is drained`, async () => (await ask("GET")).state === "drained")
       },
       // readersEverywhere: each node has at least one.
       readersEverywhere: async (mode) => {
@@ -147,6 +156,7 @@ const head = /(GET|HEAD|PUT|POST|DELETE|OPTIONS) (\S+) HTTP\/1\.1\r\n((?:[^\r\n]
 async function startBalancer(nodes) {
   const requests = []
   const open = new Set()
+  const left = new Set() // nodes that get no further connections
   let turn = 0
   const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
     open.add(client)
@@ -158,6 +168,7 @@ async function startBalancer(nodes) {
   function connect(client, tries) {
     if (tries === 0) return client.resetAndDestroy()
     const node = nodes[turn++ % nodes.length]
+    if (left.has(node)) return connect(client, tries - 1)
     const [host, port] = node.at.http.split(":")
     const upstream = net.connect({ host, port, allowHalfOpen: true, noDelay: true })
     const refused = () => connect(client, tries - 1)
@@ -186,6 +197,7 @@ async function startBalancer(nodes) {
   return {
     origin: `http://127.0.0.1:${server.address().port}`,
     requests,
+    leave: (node) => void left.add(node),
     live: (mode) => requests.filter((r) => r.url.searchParams.get("live") === mode),
     close() {
       server.close()
