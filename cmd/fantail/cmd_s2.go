@@ -33,10 +33,26 @@ func (c *s2Cmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return addressInUse("--listen", err)
 	}
+	stopBackups := func() error { return nil }
+	if c.Data != "" {
+		backUp := func(to string) error {
+			began := time.Now()
+			if err := s.Backup(to); err != nil {
+				log.Error("backup failed", "to", to, "err", err)
+				return err
+			}
+			log.Info("backed up", "to", to, "after", time.Since(began).Round(time.Millisecond))
+			return nil
+		}
+		if stopBackups, err = serveBackups(c.Data, backUp); err != nil {
+			log.Warn("fantail backup works only while this process is stopped", "err", err)
+			stopBackups = func() error { return nil }
+		}
+	}
 	began := time.Now()
 	log.Info("embedded S2", "url", s.URL(), "data", cmp.Or(c.Data, "memory"), "sync", c.Sync, "version", currentBuild().version)
 	<-ctx.Done()
-	err = s.Close()
+	err = errors.Join(stopBackups(), s.Close())
 	log.Info("stopped", "after", time.Since(began).Round(time.Millisecond))
 	return err
 }

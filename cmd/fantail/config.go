@@ -43,6 +43,7 @@ type cli struct {
 	Prove       proveCmd       `cmd:"" help:"Prove that a rollout loses nothing: write and read canary streams while it runs, and report." group:"operations"`
 	Bench       benchCmd       `cmd:"" help:"Measure a server with writers and readers: rates and latencies." group:"operations"`
 	Doctor      doctorCmd      `cmd:"" help:"Check what a node needs, with its settings: S2 and each right, other nodes, addresses, TLS, clock, open files, and what stands in front." group:"operations"`
+	Backup      backupCmd      `cmd:"" help:"Copy the folder of fantail s2, also while it runs." group:"operations"`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a node of this machine whether it is well. The exit status is 1 if it is not." group:"operations"`
 
 	Token tokenCmd `cmd:"" help:"Make and explain tokens." group:"rights"`

@@ -20,7 +20,8 @@
 // tail, info, rm and fork are clients of any server of Durable Streams (remote.go, and package
 // internal/dsclient, which speaks the protocol). prove writes and reads with it while a rollout runs
 // (prove_*.go). top, owner, drain and undrain ask the admin address of a node (admin_client.go);
-// doctor checks what a node needs, with serve's flags.
+// doctor checks what a node needs, with serve's flags. backup copies the folder of s2, by a socket in
+// that folder while s2 runs (cmd_backup.go).
 //
 // # The life of a node
 //
@@ -70,6 +71,7 @@
 //   - one that waits for signals, for which the done of stopOnSignal waits;
 //   - under systemd, one that tells it how the node is, for which serveUnderManager waits;
 //   - for each log line, one until the line is written;
+//   - in s2, one that serves the socket by which it is asked for backups, for which its end waits;
 //   - in dev, one for the playground's server and one for each reader that was added. playground.close
 //     waits for them.
 package main

@@ -32,7 +32,7 @@ type Server struct {
 	catalogueMu sync.RWMutex // guards catalogue; requests need it not, because no request overlaps a Restart
 	catalogue   *catalogue
 
-	mu         sync.Mutex // guards the fields below, and Restart and Close against each other
+	mu         sync.Mutex // guards the fields below, and Restart, Close and Backup against each other
 	addr       string
 	httpServer *http.Server
 	stopping   context.Context // ends with this listener; set before it serves, so requests read it without mu
