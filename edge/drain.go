@@ -35,7 +35,7 @@ func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	}
 	gone := c.emptied
 	c.mu.Unlock()
-	s.reactor.LookAgain()
+	s.reactor.RecheckSessions()
 	select {
 	case <-gone:
 		return nil
@@ -54,5 +54,5 @@ func (s *Server) CancelDrain() {
 		c.emptied = make(chan struct{})
 	}
 	c.mu.Unlock()
-	s.reactor.LookAgain()
+	s.reactor.RecheckSessions()
 }

@@ -44,7 +44,7 @@ func (o *overstayWatch) cutOverstayed(now time.Time) {
 			e.overstayed.Store(true)
 			e.out.Disconnect()
 		case over.IsZero() && e.out.BlockedFor(time.Now()) > 0:
-			if why, at := e.stay.end(now); why == access.EndRevoked || why != access.EndNone && !at.After(now) {
+			if why, at := e.stay.findEnd(now); why == access.EndRevoked || why != access.EndNone && !at.After(now) {
 				o.readers[e] = now
 			}
 		}

@@ -57,7 +57,7 @@ func (s *stay) permit() sse.Permit {
 // the begin of the session ends immediately.
 func (s *stay) EndsAt() sse.Instant {
 	now := s.server.cfg.Now()
-	why, at := s.end(now)
+	why, at := s.findEnd(now)
 	switch {
 	case why == access.EndNone:
 		s.endsAt = math.MaxInt64
@@ -69,9 +69,9 @@ func (s *stay) EndsAt() sse.Instant {
 	return s.endsAt
 }
 
-// end returns why the stay ends, and when. A revocation counts from when this node knows it. Any
+// findEnd returns why the stay ends, and when. A revocation counts from when this node knows it. Any
 // goroutine may call it.
-func (s *stay) end(now time.Time) (why access.End, at time.Time) {
+func (s *stay) findEnd(now time.Time) (why access.End, at time.Time) {
 	why, since := s.server.cfg.Judge.CheckLease(s.lease, secondOf(now))
 	spread := time.Duration(s.part * float64(why.Spread()))
 	switch {
@@ -125,7 +125,7 @@ func (s *Server) watchLeases(ctx context.Context, changed <-chan struct{}) {
 			changed = s.cfg.Judge.Changed() // before readers look
 		}
 		last = offset()
-		s.rules.LookAgain()
-		s.reactor.LookAgain()
+		s.rules.RecheckPermits()
+		s.reactor.RecheckSessions()
 	}
 }

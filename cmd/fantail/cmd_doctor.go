@@ -40,18 +40,18 @@ func (c *doctorCmd) Run(ctx context.Context, s stdio) error {
 	d := &doctor{cmd: c, io: s}
 	var err error
 	d.cfg, err = c.nodeConfig(slog.New(slog.DiscardHandler))
-	d.settings(err)
-	d.openFiles()
-	d.certificate()
-	running := d.addresses(ctx)
-	d.storage(ctx)
-	d.clock(ctx)
-	d.peers(ctx)
+	d.checkSettings(err)
+	d.checkOpenFiles()
+	d.checkCertificate()
+	running := d.checkAddresses(ctx)
+	d.checkStorage(ctx)
+	d.checkClock(ctx)
+	d.checkPeers(ctx)
 	if running {
-		d.fleet(ctx)
+		d.checkFleet(ctx)
 	}
 	if c.Via != "" {
-		d.proxy(ctx)
+		d.checkProxy(ctx)
 	}
 	return d.print()
 }
@@ -60,8 +60,8 @@ func (d *doctor) add(name string, v s2.Verdict, format string, args ...any) {
 	d.checks = append(d.checks, s2.Check{Name: name, Verdict: v, Text: fmt.Sprintf(format, args...)})
 }
 
-// result adds a check that is good or bad.
-func (d *doctor) result(name string, err error, good string, args ...any) {
+// addResult adds a check that is good or bad.
+func (d *doctor) addResult(name string, err error, good string, args ...any) {
 	if err != nil {
 		d.add(name, s2.Bad, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 		return
@@ -69,7 +69,7 @@ func (d *doctor) result(name string, err error, good string, args ...any) {
 	d.add(name, s2.Good, good, args...)
 }
 
-func (d *doctor) settings(err error) {
+func (d *doctor) checkSettings(err error) {
 	if err == nil {
 		d.add("settings", s2.Good, "no errors")
 		return
@@ -79,7 +79,7 @@ func (d *doctor) settings(err error) {
 	}
 }
 
-func (d *doctor) openFiles() {
+func (d *doctor) checkOpenFiles() {
 	limit := raiseFilesLimit()
 	readers := limit - filesReserve(limit)
 	switch {
@@ -95,7 +95,7 @@ func (d *doctor) openFiles() {
 // soon is the time before a certificate's end at which it should have been renewed.
 const soon = 14 * 24 * time.Hour
 
-func (d *doctor) certificate() {
+func (d *doctor) checkCertificate() {
 	if d.cfg.certificate == nil {
 		d.add("TLS", s2.Skipped, "no --tls-cert: something in front has to end TLS")
 		return
@@ -115,8 +115,8 @@ func (d *doctor) certificate() {
 	}
 }
 
-// addresses checks that the addresses to listen on are free, or are those of a node that runs.
-func (d *doctor) addresses(ctx context.Context) (running bool) {
+// checkAddresses checks that the addresses to listen on are free, or are those of a node that runs.
+func (d *doctor) checkAddresses(ctx context.Context) (running bool) {
 	at, err := localAddress(d.cmd.Admin)
 	running = err == nil && askHealth(ctx, "http://"+at+"/livez") == nil
 	list := map[string]string{"--http": d.cmd.HTTP, "--admin": d.cmd.Admin}
@@ -168,7 +168,7 @@ func tryListen(ctx context.Context, addr string, udp bool) error {
 	return nil
 }
 
-func (d *doctor) storage(ctx context.Context) {
+func (d *doctor) checkStorage(ctx context.Context) {
 	checks, err := s2.Diagnose(ctx, d.cfg.s2)
 	switch {
 	case errors.Is(err, s2.ErrNotFixed):
@@ -182,7 +182,7 @@ func (d *doctor) storage(ctx context.Context) {
 // maxSkew bounds how far clocks may be apart without a cost.
 const maxSkew = time.Second
 
-func (d *doctor) clock(ctx context.Context) {
+func (d *doctor) checkClock(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	ahead, err := s2.ServerClock(ctx, d.cfg.s2)
@@ -196,8 +196,8 @@ func (d *doctor) clock(ctx context.Context) {
 	}
 }
 
-// peers checks every address that --join stands for: TCP and UDP of gossip.
-func (d *doctor) peers(ctx context.Context) {
+// checkPeers checks every address that --join stands for: TCP and UDP of gossip.
+func (d *doctor) checkPeers(ctx context.Context) {
 	if d.cfg.fleet == nil {
 		return
 	}
@@ -216,7 +216,7 @@ func (d *doctor) peers(ctx context.Context) {
 		}
 		for _, addr := range at {
 			conn, err := (&net.Dialer{Timeout: 3 * time.Second}).DialContext(ctx, "tcp", addr)
-			d.result("peer "+addr+": gossip over TCP", err, "it accepts connections")
+			d.addResult("peer "+addr+": gossip over TCP", err, "it accepts connections")
 			if err != nil {
 				continue
 			}
@@ -225,13 +225,13 @@ func (d *doctor) peers(ctx context.Context) {
 			if err != nil {
 				err = fmt.Errorf("no answer (%w): is UDP let through, and are --cluster and --secret those of the fleet?", err)
 			}
-			d.result("peer "+addr+": gossip over UDP", err, "it answers, and has the secret and the name of the fleet; %v", took.Round(100*time.Microsecond))
+			d.addResult("peer "+addr+": gossip over UDP", err, "it answers, and has the secret and the name of the fleet; %v", took.Round(100*time.Microsecond))
 		}
 	}
 }
 
-// fleet asks the node that runs here about the others.
-func (d *doctor) fleet(ctx context.Context) {
+// checkFleet asks the node that runs here about the others.
+func (d *doctor) checkFleet(ctx context.Context) {
 	admin, err := (&adminFlags{Admin: d.cmd.Admin, AdminTokenFile: d.cmd.AdminTokenFile, Timeout: 5 * time.Second}).open(d.io)
 	var f fleetAnswer
 	if err == nil {
@@ -264,9 +264,9 @@ func (d *doctor) fleet(ctx context.Context) {
 // proxyStart is the time for the first event to come through what stands in front.
 const proxyStart = 3 * time.Second
 
-// proxy checks what stands in front: that it takes large bodies, passes events immediately, and closes
+// checkProxy checks what stands in front: that it takes large bodies, passes events immediately, and closes
 // no stream that is silent for a heartbeat.
-func (d *doctor) proxy(ctx context.Context) {
+func (d *doctor) checkProxy(ctx context.Context) {
 	r, err := (&remoteFlags{URL: d.cmd.Via, TokenFile: d.cmd.ViaToken, CA: d.cmd.CA, Patience: 3 * time.Second}).open(d.io, true)
 	if err != nil {
 		d.add("in front", s2.Bad, "--via: %v", err)
@@ -277,7 +277,7 @@ func (d *doctor) proxy(ctx context.Context) {
 	if err == nil {
 		_, _, err = s.Create(ctx, dsclient.CreateOptions{ContentType: "application/octet-stream", TTL: time.Hour})
 	}
-	d.result("in front: create a stream", err, "%s", d.cmd.Via)
+	d.addResult("in front: create a stream", err, "%s", d.cmd.Via)
 	if err != nil {
 		return
 	}
@@ -286,13 +286,13 @@ func (d *doctor) proxy(ctx context.Context) {
 	if err != nil {
 		err = fmt.Errorf("%w: allow bodies of 16 MiB, and time for them", err)
 	}
-	d.result("in front: a body of 16 MiB", err, "it passes")
-	d.events(ctx, s)
-	d.retries(ctx, r, s)
+	d.addResult("in front: a body of 16 MiB", err, "it passes")
+	d.checkEvents(ctx, s)
+	d.checkRetries(ctx, r, s)
 }
 
-// events checks that events pass immediately, and that silence ends no stream.
-func (d *doctor) events(ctx context.Context, s *dsclient.Stream) {
+// checkEvents checks that events pass immediately, and that silence ends no stream.
+func (d *doctor) checkEvents(ctx context.Context, s *dsclient.Stream) {
 	live, err := s.Info(ctx)
 	if err != nil {
 		d.add("in front: events", s2.Bad, "%v", err)
@@ -324,8 +324,8 @@ func (d *doctor) events(ctx context.Context, s *dsclient.Stream) {
 	}
 }
 
-// retries checks that what stands in front does not send a refused append again.
-func (d *doctor) retries(ctx context.Context, r *remote, s *dsclient.Stream) {
+// checkRetries checks that what stands in front does not send a refused append again.
+func (d *doctor) checkRetries(ctx context.Context, r *remote, s *dsclient.Stream) {
 	u, err := url.Parse(s.URL())
 	if err != nil {
 		return

@@ -11,28 +11,28 @@ type bucket struct {
 	until atomic.Int64 // nanoseconds on the clock of its callers
 }
 
-// rateOf says how fast a bucket empties, and how far it may be filled.
-type rateOf struct {
+// bucketRate says how fast a bucket empties, and how far it may be filled.
+type bucketRate struct {
 	each  float64       // nanoseconds of one unit; 0: no limit
 	burst time.Duration // how much may be used together, as the time that it takes at the rate
 }
 
 // perSecond returns a rate with a burst of two seconds of it.
-func perSecond(n float64) rateOf { return rateIn(n, time.Second, 2*time.Second) }
+func perSecond(n float64) bucketRate { return rateIn(n, time.Second, 2*time.Second) }
 
 // perHour returns a rate with a burst of six minutes of it: streams are created several together,
 // and two seconds of an hourly rate are less than one.
-func perHour(n float64) rateOf { return rateIn(n, time.Hour, 6*time.Minute) }
+func perHour(n float64) bucketRate { return rateIn(n, time.Hour, 6*time.Minute) }
 
-func rateIn(n float64, in, burst time.Duration) rateOf {
+func rateIn(n float64, in, burst time.Duration) bucketRate {
 	if n <= 0 {
-		return rateOf{}
+		return bucketRate{}
 	}
-	return rateOf{each: float64(in) / n, burst: burst}
+	return bucketRate{each: float64(in) / n, burst: burst}
 }
 
-// among returns the rate of one of several nodes: a part of it, but one unit in a time at least.
-func (r rateOf) among(nodes int, in time.Duration) rateOf {
+// shareAmong returns the rate of one of several nodes: a part of it, but one unit in a time at least.
+func (r bucketRate) shareAmong(nodes int, in time.Duration) bucketRate {
 	if r.each > 0 && nodes > 1 {
 		r.each = min(r.each*float64(nodes), max(r.each, float64(in)))
 	}
@@ -43,12 +43,12 @@ func (r rateOf) among(nodes int, in time.Duration) rateOf {
 const maxCost = 365 * 24 * time.Hour
 
 // cost returns the time that some units take.
-func (r rateOf) cost(n int64) int64 { return int64(min(r.each*float64(n), float64(maxCost))) }
+func (r bucketRate) cost(n int64) int64 { return int64(min(r.each*float64(n), float64(maxCost))) }
 
 // reserve takes n units and returns how long to wait for their turn. If that is longer than most,
 // nothing is taken. What is larger than the burst passes when the bucket is empty, and is paid for
 // by those that follow.
-func (b *bucket) reserve(r rateOf, n int64, now int64, most time.Duration) (wait time.Duration, ok bool) {
+func (b *bucket) reserve(r bucketRate, n int64, now int64, most time.Duration) (wait time.Duration, ok bool) {
 	if r.each == 0 || n <= 0 {
 		return 0, true
 	}
@@ -67,4 +67,4 @@ func (b *bucket) reserve(r rateOf, n int64, now int64, most time.Duration) (wait
 }
 
 // giveBack returns what was taken for a request that did not happen.
-func (b *bucket) giveBack(r rateOf, n int64) { b.until.Add(-r.cost(n)) }
+func (b *bucket) giveBack(r bucketRate, n int64) { b.until.Add(-r.cost(n)) }

@@ -23,14 +23,14 @@ const (
 
 // limits are a project's, compiled. A value of 0 is no limit.
 type limits struct {
-	requests, bytes, creates rateOf
+	requests, bytes, creates bucketRate
 	readers                  int64
 	body                     int64
 	principal, public        principalLimits
 }
 
 type principalLimits struct {
-	requests rateOf
+	requests bucketRate
 	readers  int64
 }
 
@@ -115,7 +115,7 @@ type Use struct {
 // charge is one bucket that a request has to pass.
 type charge struct {
 	bucket *bucket
-	rate   rateOf
+	rate   bucketRate
 	n      int64
 	limit  Reason
 }
@@ -180,17 +180,17 @@ func (l *limiter) now() int64 { return int64(time.Since(l.began)) }
 // charges lists what a request has to pass.
 func (l *limiter) charges(into *[4]charge, p *project, s *slot, own principalLimits, u Use) (n int) {
 	nodes := l.nodes()
-	add := func(b *bucket, r rateOf, units int64, limit Reason) {
+	add := func(b *bucket, r bucketRate, units int64, limit Reason) {
 		if r.each > 0 && units > 0 {
 			into[n] = charge{b, r, units, limit}
 			n++
 		}
 	}
 	add(&s.requests, own.requests, 1, ReasonLimitPrincipalRequests)
-	add(&p.use.requests, p.limits.requests.among(nodes, time.Second), 1, ReasonLimitRequests)
-	add(&p.use.bytes, p.limits.bytes.among(nodes, time.Second), u.Bytes, ReasonLimitBytes)
+	add(&p.use.requests, p.limits.requests.shareAmong(nodes, time.Second), 1, ReasonLimitRequests)
+	add(&p.use.bytes, p.limits.bytes.shareAmong(nodes, time.Second), u.Bytes, ReasonLimitBytes)
 	if u.Create {
-		add(&p.use.creates, p.limits.creates.among(nodes, time.Hour), 1, ReasonLimitCreates)
+		add(&p.use.creates, p.limits.creates.shareAmong(nodes, time.Hour), 1, ReasonLimitCreates)
 	}
 	return n
 }
@@ -240,7 +240,7 @@ func (j *Judge) Charge(r *http.Request, lease Lease, bytes int64) *Denial {
 	if denial := j.denyBody(r, p, bytes); denial != nil {
 		return denial
 	}
-	p.use.bytes.reserve(p.limits.bytes.among(j.limiter.nodes(), time.Second), bytes, j.limiter.now(), maxCost)
+	p.use.bytes.reserve(p.limits.bytes.shareAmong(j.limiter.nodes(), time.Second), bytes, j.limiter.now(), maxCost)
 	return nil
 }
 

@@ -102,7 +102,7 @@ func (v *verifier) adopt(r *rules) {
 		carried[i.keys] = true
 	}
 	if old != nil {
-		v.end(old, r, carried)
+		v.endDropped(old, r, carried)
 	}
 	for _, i := range r.issuers {
 		if i.keys.fetch != nil && i.keys.stop == nil {
@@ -114,8 +114,8 @@ func (v *verifier) adopt(r *rules) {
 	v.env.changes.raise()
 }
 
-// end ends the rows of the old rules that the new ones have not carried over.
-func (v *verifier) end(old, r *rules, carried map[*keySet]bool) {
+// endDropped ends the rows of the old rules that the new ones have not carried over.
+func (v *verifier) endDropped(old, r *rules, carried map[*keySet]bool) {
 	now := v.env.second()
 	for name, i := range old.issuers {
 		next := r.issuers[name]

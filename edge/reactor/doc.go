@@ -14,7 +14,7 @@
 // get equal bytes: renderShared renders them once and deliver sends them with one system call. A
 // reader that accepts only a part, or is in another state, continues by itself: advance does what
 // sse.Session.Next says. When to look at a reader again is in timer_wheel_linux.go and timers_linux.go
-// (schedule, tick, runTimers); new orders come as LookAgain.
+// (schedule, tick, runTimers); new orders come as RecheckSessions.
 //
 // # Invariants
 //

@@ -24,8 +24,8 @@ func (*Reactor) TakeOver(http.ResponseWriter, *http.Request, sse.Session, func()
 // Readers returns 0.
 func (*Reactor) Readers() int { return 0 }
 
-// LookAgain does nothing.
-func (*Reactor) LookAgain() {}
+// RecheckSessions does nothing.
+func (*Reactor) RecheckSessions() {}
 
 // Close does nothing.
 func (*Reactor) Close() {}

@@ -92,8 +92,8 @@ func (r *Reactor) pickLoop() *loop {
 	return r.loops[r.nextLoop%len(r.loops)]
 }
 
-// LookAgain has every reader follow new orders of Config.Rules.
-func (r *Reactor) LookAgain() { r.postToAll((*loop).askAllSessions) }
+// RecheckSessions has every reader follow new orders of Config.Rules.
+func (r *Reactor) RecheckSessions() { r.postToAll((*loop).askAllSessions) }
 
 // Stats describes what the loops hold.
 type Stats struct {

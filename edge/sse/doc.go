@@ -23,7 +23,7 @@
 //
 // Departure alone decides that, for a session and for a long-poll: in a drain at a moment that is drawn
 // within its window, by its Permit, or because it was asked to leave (Leave, for balance). Orders are
-// what a server tells all its readers. They never change: Rules.Change and Rules.LookAgain make
+// what a server tells all its readers. They never change: Rules.Change and Rules.RecheckPermits make
 // others, and close Orders.Changed of those before, which wakes every goroutine that waits for a
 // reader; loops are told by their server. Each session then compares its orders with the present ones.
 //

@@ -190,7 +190,7 @@ func TestWhatNextTellsAnExecutor(t *testing.T) {
 			s := start(t)
 			s.c.departure.rules.Change(true, 10*time.Second)
 			s.after(time.Second, idle(time.Second))
-			s.c.departure.rules.LookAgain()
+			s.c.departure.rules.RecheckPermits()
 			s.after(0, idle(time.Second))
 		},
 		"nothing follows the end of the stream, in a drain too": func(t *testing.T) {
@@ -241,7 +241,7 @@ func TestWhatNextTellsAnExecutor(t *testing.T) {
 			s.after(0, idle(20*time.Second))
 			changed := s.c.Changed()
 			at = 0
-			s.c.departure.rules.LookAgain()
+			s.c.departure.rules.RecheckPermits()
 			<-changed
 			s.after(time.Second, Action{Do: End, Why: EndPermit})
 		},
@@ -288,7 +288,7 @@ func TestNextNeverWaitsTooLong(t *testing.T) {
 			"revoke": func(t *rapid.T) {
 				if rapid.IntRange(0, 20).Draw(t, "revoke") == 0 {
 					permit = until(now.Add(time.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(t, "permit"))))
-					rules.LookAgain()
+					rules.RecheckPermits()
 				}
 			},
 			"page": func(t *rapid.T) {

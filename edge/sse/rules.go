@@ -89,8 +89,8 @@ func (r *Rules) Change(drain bool, window time.Duration) {
 	close(old.Changed)
 }
 
-// LookAgain has every reader ask its Permit again.
-func (r *Rules) LookAgain() {
+// RecheckPermits has every reader ask its Permit again.
+func (r *Rules) RecheckPermits() {
 	o := r.Orders()
 	r.Change(o.Drain, o.Window)
 }
