@@ -110,7 +110,7 @@ func (c *appendCmd) report(s stdio, r appendResult) error {
 	if r.Closed {
 		closed = ", closed"
 	}
-	_, err := fmt.Fprintf(s.out, "appended %d messages, %d bytes%s; next offset %s\n", r.Messages, r.Bytes, closed, r.NextOffset)
+	_, err := fmt.Fprintf(s.out, "appended %s, %s%s; next offset %s\n", countOf(r.Messages, "message"), countOf(r.Bytes, "byte"), closed, r.NextOffset)
 	return err
 }
 

@@ -59,6 +59,20 @@ func mustExit(t *testing.T, code int, args ...string) error {
 	return err
 }
 
+// One message is not "1 messages".
+func TestAppendCountsInWords(t *testing.T) {
+	for want, r := range map[string]appendResult{
+		"appended 0 messages, 0 bytes, closed; next offset x\n": {Closed: true, NextOffset: "x"},
+		"appended 1 message, 1 byte; next offset x\n":           {Messages: 1, Bytes: 1, NextOffset: "x"},
+		"appended 2 messages, 10 bytes; next offset x\n":        {Messages: 2, Bytes: 10, NextOffset: "x"},
+	} {
+		var out bytes.Buffer
+		if err := (&appendCmd{}).report(stdio{out: &out}, r); err != nil || out.String() != want {
+			t.Errorf("%q, want %q (%v)", out.String(), want, err)
+		}
+	}
+}
+
 // The commands about one stream, on different nodes of an open fleet.
 func TestStreamCommands(t *testing.T) {
 	f := startFleet(t, 3)

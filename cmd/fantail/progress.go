@@ -23,6 +23,14 @@ type formatAmount func(int64) string
 
 func countUnit(n int64) string { return fmt.Sprint(n) }
 
+// countOf returns a number with what it counts: 1 message, 2 messages.
+func countOf[N int | int64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 func bytesUnit(n int64) string {
 	switch {
 	case n >= 10<<30:
