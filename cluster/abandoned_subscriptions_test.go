@@ -78,9 +78,7 @@ func TestMoveGivenUpOpensNothing(t *testing.T) {
 // noHandover finds no handover of any stream.
 type noHandover struct{}
 
-func (noHandover) fetchHandover(context.Context, shard.StreamID, bool) (h shard.Handover, found bool) {
-	return h, false
-}
+func (noHandover) fetchHandover(context.Context, shard.StreamID, bool, func(shard.Handover)) {}
 
 func (noHandover) noteLeaveProgress() {}
 

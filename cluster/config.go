@@ -15,6 +15,7 @@ import (
 	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // DefaultRelayPort is the port of the relay where an address has none.
@@ -74,6 +75,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
+	// Tracer begins the traces of handovers, and continues those of peers (nil: nothing is traced).
+	Tracer *tracing.Tracer
 
 	// PeerWriteBytes bounds the bytes that peers' writes hold (64 MiB), and LinkCreditBytes the credit of all
 	// links together: the bytes that may be on their way to this node (256 MiB).

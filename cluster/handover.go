@@ -11,6 +11,7 @@ import (
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // A stream moves by being fetched. A new owner that is asked for a stream it does not hold fetches
@@ -79,18 +80,35 @@ func (n *Node) handoverSources(id shard.StreamID, force bool) []*transport.Link 
 	return sources
 }
 
-// fetchHandover asks the nodes of handoverSources for what they know of a stream; false: none of them
-// knows anything.
-func (n *Node) fetchHandover(ctx context.Context, id shard.StreamID, force bool) (h shard.Handover, found bool) {
-	defer func() {
-		if !found {
-			n.noteNotFetched(id)
-		}
-	}()
+// fetchHandover asks the nodes of handoverSources for what they know of a stream, and installs that, if
+// one of them knows anything. It is a step of the request or the offer that needs the stream; without one
+// that is traced, a trace of its own.
+func (n *Node) fetchHandover(ctx context.Context, id shard.StreamID, force bool, install func(shard.Handover)) {
 	sources := n.handoverSources(id, force)
 	if len(sources) == 0 {
-		return h, false
+		n.noteNotFetched(id)
+		return
 	}
+	if tracing.FromContext(ctx) == nil {
+		whole := n.cfg.Tracer.Begin("handover")
+		ctx = whole.In(ctx)
+		defer whole.End()
+	}
+	ctx, span := tracing.Start(ctx, "handover.fetch", tracing.Internal)
+	defer span.End()
+	h, found := n.askSources(ctx, id, sources)
+	if span.Bool(tracing.Found, found); !found {
+		n.noteNotFetched(id)
+		return
+	}
+	installing := span.Child("handover.install", tracing.Internal)
+	install(h)
+	installing.End()
+}
+
+// askSources asks nodes for what they know of a stream, one after the other; false: none of them knows
+// anything.
+func (n *Node) askSources(ctx context.Context, id shard.StreamID, sources []*transport.Link) (h shard.Handover, found bool) {
 	from := shard.Pos(0)
 	if t := n.followLoop.tails.Lookup(id); t != nil {
 		from = t.Next()
@@ -207,7 +225,7 @@ func (n *Node) offerBacklog(ctx context.Context, backlog *handoverBacklog) {
 	}
 }
 
-// offerStream offers a stream to the member that owns it now. A member with a clock that is behind answers
+// offerStream offers a stream to the member that owns it now, in a trace of its own. A member with a clock that is behind answers
 // that it does not own the stream yet, and is asked again. If all attempts fail, the next request for the
 // stream has the same effect.
 func (n *Node) offerStream(ctx context.Context, member string, id shard.StreamID) {
@@ -217,6 +235,10 @@ func (n *Node) offerStream(ctx context.Context, member string, id shard.StreamID
 	}
 	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
 	defer cancel()
+	span := n.cfg.Tracer.Begin("handover")
+	span.Text(tracing.Peer, member)
+	ctx = span.In(ctx)
+	defer span.End()
 	for {
 		var other *placement.RedirectError
 		if err := l.OfferStream(ctx, id); !errors.As(err, &other) {
@@ -252,9 +274,13 @@ func (o *ownerSide) HandOver(ctx context.Context, id shard.StreamID, from shard.
 		n.local.manager.ExpectRival(id) // it may write all the same
 		return h, false, errNotSuccessor
 	}
+	_, span := tracing.Start(ctx, "handover.seal", tracing.Internal)
 	h, found, ref := n.local.handOver(ctx, id, from, to)
+	span.End()
 	if ref != nil {
+		_, span = tracing.Start(ctx, "handover.bridge", tracing.Internal)
 		n.openBridge(id, to, ref)
+		span.End()
 	}
 	if found {
 		n.metrics.handovers.given.Inc()

@@ -100,7 +100,7 @@ func (n *Node) transportConfig() transport.Config {
 		Self: placement.PeerAddr{Name: n.self, Address: n.addr}, Dialer: n.cfg.Network, Creds: n.creds,
 		PeerWriteBytes: n.cfg.PeerWriteBytes, LinkCreditBytes: n.cfg.LinkCreditBytes,
 		SubscriptionWindow: n.cfg.subscriptionWindow, LinkWindow: n.cfg.linkWindow, BodyGrace: n.cfg.bodyGrace,
-		Now: n.cfg.Now, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
+		Now: n.cfg.Now, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics, Tracer: n.cfg.Tracer,
 	}
 }
 

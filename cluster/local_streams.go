@@ -84,8 +84,8 @@ type redirection struct {
 
 // localHost answers what localStreams asks of its node. It is a *Node.
 type localHost interface {
-	// fetchHandover fetches a stream from its previous owner.
-	fetchHandover(ctx context.Context, id shard.StreamID, force bool) (h shard.Handover, found bool)
+	// fetchHandover fetches a stream from its previous owner, and calls install with what that hands over.
+	fetchHandover(ctx context.Context, id shard.StreamID, force bool, install func(shard.Handover))
 	// noteLeaveProgress is called when the last feed of a stream has ended. It must not block.
 	noteLeaveProgress()
 }
@@ -199,9 +199,7 @@ func (l *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 // fetchAndInstall fetches a stream from its previous owner. If that fails the stream is read from
 // S2.
 func (l *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID, force bool) {
-	if over, ok := l.node.fetchHandover(ctx, id, force); ok {
-		_ = l.manager.InstallHandover(id, over)
-	}
+	l.node.fetchHandover(ctx, id, force, func(h shard.Handover) { _ = l.manager.InstallHandover(id, h) })
 }
 
 // endTransfer ends a stream's arrival or departure.

@@ -31,10 +31,9 @@ type silentSource struct {
 	fetches int
 }
 
-func (s *silentSource) fetchHandover(context.Context, shard.StreamID, bool) (h shard.Handover, found bool) {
+func (s *silentSource) fetchHandover(context.Context, shard.StreamID, bool, func(shard.Handover)) {
 	s.fetches++
 	<-time.After(handoverTimeout)
-	return h, false
 }
 
 // A previous owner that does not answer delays all callers for a stream together, and not one after

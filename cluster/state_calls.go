@@ -7,6 +7,7 @@ import (
 	"github.com/fantail-dev/fantail/cluster/internal/guard"
 	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // panicInStateCall is the place of panics in a shared call.
@@ -38,6 +39,7 @@ type stateCall struct {
 	waiters int // guarded by stateCalls.mu
 	sent    bool
 	cancel  context.CancelFunc
+	span    *tracing.Span // of the first caller; nil: that one is not traced
 
 	done chan struct{}
 	info shard.Info // set before done is closed
@@ -52,7 +54,7 @@ func newStateCalls(ctx context.Context) *stateCalls {
 func (s *stateCalls) callShared(
 	ctx context.Context, key stateCallKey, call func(context.Context) (shard.Info, error),
 ) (shard.Info, error) {
-	c := s.joinCall(key, call)
+	c := s.joinCall(key, call, tracing.FromContext(ctx))
 	select {
 	case <-c.done:
 		return c.info, c.err
@@ -68,14 +70,14 @@ func (s *stateCalls) callShared(
 
 // joinCall returns the key's call that has not been sent yet, and creates it if there is none.
 func (s *stateCalls) joinCall(
-	key stateCallKey, call func(context.Context) (shard.Info, error),
+	key stateCallKey, call func(context.Context) (shard.Info, error), span *tracing.Span,
 ) *stateCall {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pair := s.byKey[key]
 	switch {
 	case pair == nil:
-		pair = &stateCallPair{current: &stateCall{waiters: 1, done: make(chan struct{})}}
+		pair = &stateCallPair{current: &stateCall{waiters: 1, done: make(chan struct{}), span: span}}
 		s.byKey[key] = pair
 		s.wg.Go(func() { s.sendCalls(key, pair, call) })
 		return pair.current
@@ -83,7 +85,7 @@ func (s *stateCalls) joinCall(
 		pair.current.waiters++
 		return pair.current
 	case pair.next == nil:
-		pair.next = &stateCall{done: make(chan struct{})}
+		pair.next = &stateCall{done: make(chan struct{}), span: span}
 	}
 	pair.next.waiters++
 	return pair.next
@@ -107,7 +109,7 @@ func (s *stateCalls) sendCalls(
 			ctx, cancel := context.WithTimeout(s.ctx, transport.OpenTimeout)
 			c.sent, c.cancel = true, cancel
 			s.mu.Unlock()
-			c.info, c.err = s.callGuarded(ctx, call)
+			c.info, c.err = s.callGuarded(c.span.In(ctx), call)
 			cancel()
 			close(c.done)
 			s.mu.Lock()

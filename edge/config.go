@@ -8,6 +8,7 @@ import (
 
 	"github.com/fantail-dev/fantail/edge/access"
 	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // Config configures a Server. Zero values take the defaults.
@@ -77,6 +78,8 @@ type Config struct {
 	AccessLog *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
+	// Tracer begins the traces of requests (nil: none is traced).
+	Tracer *tracing.Tracer
 }
 
 func (c *Config) setDefaults() {

@@ -121,6 +121,7 @@
 //	server                                the fields of Server
 //	if_match                              the condition of an append, and the entity tag of a stream's end
 //	headers, query, location              what a request says
+//	request_span                          the span of a request
 //	header_rules, problem_advice, writes_budget, response_recorder
 //	metrics, header_names, problem_table, reader_counts, create_wait_counts, config
 //	roots                                 what a path may begin with

@@ -28,6 +28,9 @@ const (
 	hETag    = "Etag" // as http.Header spells it
 )
 
+// hTraceparent is the W3C's, for the trace of which the request is a part.
+const hTraceparent = "Traceparent" // as http.Header spells it
+
 const (
 	allowedMethods = "GET, HEAD, PUT, POST, DELETE, OPTIONS"
 	allowedHeaders = "Content-Type, Authorization, If-Match, If-None-Match, Last-Event-ID, Cache-Control, " +

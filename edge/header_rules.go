@@ -53,6 +53,7 @@ var headerTable = []headerRule{
 	{name: hIfMatch, methods: onPost, maxBytes: 1024, allowed: byteclass.Tag, repeatable: true, goesTo: "relay, as the places that it names", advice: "send the ETag of a HEAD or a POST"},
 	{name: "If-None-Match", methods: onGet, maxBytes: 4096, allowed: byteclass.Tag, repeatable: true, goesTo: "answers, where it names what they are", advice: "send the ETag of an answer"},
 	{name: "Last-Event-Id", methods: onGet, maxBytes: position.OffsetLen, allowed: byteclass.Target, lenient: true, goesTo: "read as an offset", advice: "send the id of one event"},
+	{name: hTraceparent, methods: onPut | onPost | onGet, maxBytes: 256, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "relay and traces, as the ids in it, where the request is traced"},
 	{name: "X-Forwarded-Proto", methods: onPut, maxBytes: 64, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "Location"},
 	{name: "X-Forwarded-Host", methods: onPut, maxBytes: 512, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "Location"},
 	{name: "X-Forwarded-Port", methods: onPut, maxBytes: 64, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "Location"},

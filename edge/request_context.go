@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/netconn"
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // maxRequestTime bounds how long a request that has arrived whole is executed, except reads that
@@ -60,7 +61,7 @@ func (c *requestContext) Value(key any) any {
 	switch key {
 	case clientKey{}:
 		return c.client
-	case netconn.ConnKey{}:
+	case netconn.ConnKey{}, tracing.ContextKey{}:
 		return c.client.Value(key)
 	}
 	return c.bounded().Value(key)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // serveRecorded answers a request, counts it and logs it. An event stream is counted when it begins,
@@ -18,6 +20,10 @@ func (s *Server) serveRecorded(w http.ResponseWriter, r *http.Request) (events *
 	if s.cfg.AccessLog != nil {
 		began = time.Now()
 	}
+	var span *tracing.Span
+	if s.cfg.Tracer != nil {
+		r, span = s.beginSpan(r)
+	}
 	events = s.route(rec, r)
 	if rec.status == 0 {
 		rec.status = http.StatusOK
@@ -26,6 +32,9 @@ func (s *Server) serveRecorded(w http.ResponseWriter, r *http.Request) (events *
 		rec.meansStatus = rec.status
 	}
 	s.metrics.countRequest(r.Method, rec)
+	if span != nil {
+		endSpan(span, rec)
+	}
 	if errors.Is(rec.err, errCatchUpFull) {
 		_ = s.metrics.countRefused(errCatchUpFull)
 	}
@@ -57,8 +66,14 @@ func (s *Server) logFailure(r *http.Request, rec *responseRecorder) {
 			level = slog.LevelError
 		}
 	})
-	s.cfg.Logger.Log(r.Context(), level, "request failed", "request", rec.Header().Get(hRequestID), "problem", rec.problemSlug, "method", methodLabel(r.Method),
-		"mode", string(rec.mode), "path", clipForLog(r.URL.Path), "err", strings.ReplaceAll(rec.err.Error(), "\n", "; "))
+	about := []any{
+		"request", rec.Header().Get(hRequestID), "problem", rec.problemSlug, "method", methodLabel(r.Method),
+		"mode", string(rec.mode), "path", clipForLog(r.URL.Path), "err", strings.ReplaceAll(rec.err.Error(), "\n", "; "),
+	}
+	if span := tracing.FromContext(r.Context()); span != nil {
+		about = append(about, "trace", span.TraceID())
+	}
+	s.cfg.Logger.Log(r.Context(), level, "request failed", about...)
 }
 
 // logAccess writes the access log's line about a request.

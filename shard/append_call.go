@@ -18,6 +18,7 @@ type call struct {
 	expiryResolved bool      // storage was asked whether the stream's time is over
 	mintedMillis   Millis    // of a repeated request: when its id was minted, by storage's clock
 	ctx            context.Context
+	trace          *callTrace    // nil: the caller is not traced
 	verdict        verdict       // set before done is sent to
 	done           chan struct{} // capacity 1
 }
@@ -51,6 +52,9 @@ func (c *call) answer(out Outcome, err error) {
 // finishCall returns the verdict of an answered call and puts the call back into the pool.
 func (m *Manager) finishCall(c *call) (Outcome, error) {
 	v := c.verdict
+	if c.trace != nil {
+		c.trace.report(c, v)
+	}
 	*c = call{done: c.done}
 	m.callPool.Put(c)
 	return v.outcome, v.err
@@ -62,6 +66,7 @@ func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
 		return Outcome{}, err
 	}
 	c.ctx = ctx
+	traceCall(ctx, c)
 	leads, err := s.enqueue(c)
 	if errors.Is(err, errExpiryUncertain) {
 		s.resolveExpiry(ctx)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // breaker is the Log of a Manager with a circuit breaker. Once storage has answered nothing for
@@ -148,38 +150,55 @@ func (b *breaker) probeIfDue(ctx context.Context, following func() bool) {
 
 // Create implements Log.
 func (b *breaker) Create(ctx context.Context, id StreamID) error {
+	_, span := tracing.Start(ctx, "s2.create", tracing.Client)
 	_, err := guardCall(b, id, func() (struct{}, error) { return struct{}{}, b.Log.Create(ctx, id) })
+	endStorageSpan(span, 0, err)
 	return err
 }
 
-// Append implements Log.
+// Append implements Log. Its spans are those of the calls in the batch (callTrace).
 func (b *breaker) Append(ctx context.Context, id StreamID, at Pos, batch []Entry) (Ack, error) {
 	return guardCall(b, id, func() (Ack, error) { return b.Log.Append(ctx, id, at, batch) })
 }
 
 // Read implements Log.
 func (b *breaker) Read(ctx context.Context, id StreamID, from Pos, max int) (Page, error) {
-	return guardCall(b, id, func() (Page, error) { return b.Log.Read(ctx, id, from, max) })
+	_, span := tracing.Start(ctx, "s2.read", tracing.Client)
+	page, err := guardCall(b, id, func() (Page, error) { return b.Log.Read(ctx, id, from, max) })
+	span.Int(tracing.Position, int(from))
+	endStorageSpan(span, len(page.Records), err)
+	return page, err
 }
 
 // Last implements Log.
 func (b *breaker) Last(ctx context.Context, id StreamID, n int) (Page, error) {
-	return guardCall(b, id, func() (Page, error) { return b.Log.Last(ctx, id, n) })
+	_, span := tracing.Start(ctx, "s2.last", tracing.Client)
+	page, err := guardCall(b, id, func() (Page, error) { return b.Log.Last(ctx, id, n) })
+	endStorageSpan(span, len(page.Records), err)
+	return page, err
 }
 
 // Tail implements Log.
 func (b *breaker) Tail(ctx context.Context, id StreamID) (Pos, error) {
-	return guardCall(b, id, func() (Pos, error) { return b.Log.Tail(ctx, id) })
+	_, span := tracing.Start(ctx, "s2.tail", tracing.Client)
+	pos, err := guardCall(b, id, func() (Pos, error) { return b.Log.Tail(ctx, id) })
+	endStorageSpan(span, 0, err)
+	return pos, err
 }
 
 // Replay implements Log. Each page is an answer.
 func (b *breaker) Replay(ctx context.Context, id StreamID, from, to Pos, fn func(Page) error) error {
+	_, span := tracing.Start(ctx, "s2.replay", tracing.Client)
+	records := 0
 	_, err := guardCall(b, id, func() (struct{}, error) {
 		return struct{}{}, b.Log.Replay(ctx, id, from, to, func(p Page) error {
 			b.noteAnswer(nil)
+			records += len(p.Records)
 			return fn(p)
 		})
 	})
+	span.Int(tracing.Position, int(from))
+	endStorageSpan(span, records, err)
 	return err
 }
 

@@ -103,6 +103,13 @@
 // others write to is read from its last checkpoint, or its start, at each cold open. Such a log that
 // was never created by a fleet is not this fleet's to write to.
 //
+// # What a trace tells
+//
+// A caller's context may have a span (package tracing). Then its call carries notes of its wait and of the
+// batches it was in (call_trace.go), of which spans are made once it is answered: a batch belongs to many
+// callers, of which few are traced. Other calls to storage have their spans in breaker.go. Where several
+// callers share a step, it is a step of the caller that began it.
+//
 // # How a node stands with storage
 //
 // Where the Log is a Prober, Manager.WatchStanding (standing_watcher.go) asks it every ten seconds,

@@ -130,16 +130,20 @@ func (m *metrics) countOutcome(out Outcome, err error) {
 	if m.appends == nil {
 		return
 	}
-	r := resultRefused
+	m.appends[resultOf(out, err)].Inc()
+}
+
+// resultOf returns what came of a write.
+func resultOf(out Outcome, err error) result {
 	switch {
 	case errors.Is(err, ErrOutcomeUnknown):
-		r = resultUnknown
+		return resultUnknown
 	case err != nil:
-		r = resultError
+		return resultError
 	case out.Code == CodeDuplicate:
-		r = resultDuplicate
+		return resultDuplicate
 	case out.Code.Accepted():
-		r = resultDone
+		return resultDone
 	}
-	m.appends[r].Inc()
+	return resultRefused
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // sharedCall is one attempt to open a stream, one tail check, or one round of questions. All
@@ -13,8 +15,9 @@ type sharedCall struct {
 	sent time.Time // when a tail check was sent; set before done is closed
 	err  error     // set before done is closed
 
-	turn    *turn // of an opening
-	waiters int   // of an opening; guarded by Stream.mu
+	turn    *turn         // of an opening
+	waiters int           // of an opening; guarded by Stream.mu
+	span    *tracing.Span // of an opening: of the caller that began it; nil: that one is not traced
 }
 
 // waitReady returns once the log is folded up to a recent tail.
@@ -32,11 +35,24 @@ func (s *Stream) waitReady(ctx context.Context) error {
 		s.mu.Unlock()
 		return nil
 	}
-	a, err := s.joinOpening(isPatient(ctx))
+	ctx, span := tracing.Start(ctx, "open", tracing.Internal)
+	a, err := s.joinOpening(isPatient(ctx), span)
 	s.mu.Unlock()
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.awaitOpening(ctx, a)
 	}
+	if span != nil {
+		span.Bool(tracing.Shared, a != nil && a.span != span)
+		if err != nil {
+			span.Fail(storageErrorKind(err))
+		}
+		span.End()
+	}
+	return err
+}
+
+// awaitOpening waits for an opening.
+func (s *Stream) awaitOpening(ctx context.Context, a *sharedCall) error {
 	select {
 	case <-a.done:
 		return a.err
@@ -47,8 +63,9 @@ func (s *Stream) waitReady(ctx context.Context) error {
 }
 
 // joinOpening joins the opening that is under way, or begins one, under mu. A patient caller is a
-// follower and waits for its turn; other callers are refused if they would wait for too long.
-func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
+// follower and waits for its turn; other callers are refused if they would wait for too long. An opening
+// that begins is a step of span.
+func (s *Stream) joinOpening(patient bool, span *tracing.Span) (*sharedCall, error) {
 	followers := 0
 	if patient {
 		followers = max(s.followers, 1)
@@ -65,7 +82,7 @@ func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
 	if err != nil {
 		return nil, err
 	}
-	a = &sharedCall{done: make(chan struct{}), turn: turn, waiters: 1}
+	a = &sharedCall{done: make(chan struct{}), turn: turn, waiters: 1, span: span}
 	if !s.manager.spawn(func(ctx context.Context) { s.runOpening(ctx, a) }) {
 		s.manager.coldOpens.withdraw(turn)
 		return nil, ErrStopped
@@ -108,7 +125,7 @@ func (s *Stream) runOpening(ctx context.Context, a *sharedCall) {
 			close(a.done) // every caller has left
 			return
 		}
-		err = s.takeOver(ctx)
+		err = s.takeOver(a.span.In(ctx))
 	case <-ctx.Done():
 		err = ErrStopped
 	}

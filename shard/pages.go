@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/fantail-dev/fantail/shard/tail"
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // pages reads and caches history. A page begins where it is asked for, and ends at the next
@@ -73,18 +74,31 @@ func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from Pos, 
 	// All callers share one read, which goes on when the first caller leaves. Calls with ask and
 	// calls without it (a peer's) do not share: two nodes might wait for each other.
 	name := pageKeyOf(id, &info, from).sharedReadKey(strconv.FormatBool(ask != nil), info.Tail)
+	traced, span := tracing.Start(ctx, "page", tracing.Internal)
 	ch := p.reads.DoChan(name, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(traced), stallTimeout)
 		defer cancel()
 		return p.readOnce(ctx, id, info, from, ask)
 	})
+	var r tail.RecordBatch
+	var err error
+	shared := false
 	select {
 	case <-ctx.Done():
-		return tail.RecordBatch{}, context.Cause(ctx)
+		err = context.Cause(ctx)
 	case res := <-ch:
-		r, _ := res.Val.(tail.RecordBatch)
-		return r, res.Err
+		r, _ = res.Val.(tail.RecordBatch)
+		err, shared = res.Err, res.Shared
 	}
+	if span != nil {
+		span.Int(tracing.Position, int(from))
+		span.Bool(tracing.Shared, shared)
+		if err != nil {
+			span.Fail(storageErrorKind(err))
+		}
+		span.End()
+	}
+	return r, err
 }
 
 // readOnce reads a page and caches it. A panic fails the callers that wait for it.

@@ -44,6 +44,7 @@ func (p *pipeline) takeAck(b *appendBatch, ack Ack) error {
 	s := p.stream
 	now := time.Now()
 	took := now.Sub(b.sentAt)
+	b.noteSending(b.sentAt, nil)
 	s.manager.pipelines.acks.note(now, took)
 	p.ackTime += (took - p.ackTime) / 8
 	if err := s.foldFromLog(p.fold, b.recordsAt(ack)); err != nil {

@@ -25,6 +25,7 @@ func (s *Stream) sendBatch(ctx context.Context, b *appendBatch) {
 	appendCtx := &lazyTimeout{parent: ctx, timeout: appendTimeout}
 	ack, err := s.manager.log.Append(appendCtx, s.id, b.pos, b.entries)
 	appendCtx.finish()
+	b.noteSending(sent, err)
 	if err == nil {
 		now := time.Now()
 		s.manager.pipelines.acks.note(now, now.Sub(sent))

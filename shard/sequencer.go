@@ -209,6 +209,7 @@ func (s *Stream) composeFrom(c *composer, base *State, limit int) *appendBatch {
 	b, n := c.compose(base, first)
 	for _, call := range first[:n] {
 		s.queueBytes -= call.size
+		call.trace.noteBatch()
 	}
 	s.queue = slices.Delete(s.queue, 0, n)
 	b.foreignBefore = s.foreignRecords

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/shard/tracing"
 )
 
 // Config configures a node's Peers and its Server.
@@ -38,6 +39,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
+	// Tracer continues the traces of peers (nil: none are).
+	Tracer *tracing.Tracer
 }
 
 // Dialer connects to the relay's port of another node.

@@ -38,6 +38,10 @@
 // whether this node serves the stream, reserves the request's cost, waits for the body (awaitBody) and calls
 // Streams.Write.
 //
+// # Traces
+//
+// A call of a traced request has a span at both ends (call_spans.go): the traceparent travels in gRPC's metadata.
+//
 // # Invariants
 //
 //  1. Nothing is queued for a slow peer. A subscription without credit is a position;

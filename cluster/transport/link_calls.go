@@ -15,7 +15,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// This file has the edge's half of the calls that are not lanes. Each ends with its link.
+// This file has the edge's half of the calls that are not lanes. Each ends with its link. Their spans are in
+// call_spans.go.
 
 // bindContext returns a context that also ends with the link.
 func (l *Link) bindContext(ctx context.Context) (context.Context, func()) {
@@ -27,9 +28,8 @@ func (l *Link) bindContext(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// RequestWrite has the member carry out a write. delivered reports that it may have received the
-// write. A call that this side ended before its last chunk was not carried out.
-func (l *Link) RequestWrite(ctx context.Context, q *shard.Request, r placement.Route) (
+// requestWrite does what RequestWrite does, without its span.
+func (l *Link) requestWrite(ctx context.Context, q *shard.Request, r placement.Route) (
 	out shard.Outcome, delivered bool, err error,
 ) {
 	if q.IfMatch != nil && l.peerVersion < placement.RelayVersionIfMatch {
@@ -75,8 +75,8 @@ func sendWriteChunks(
 	}
 }
 
-// RequestInfo asks the member for a stream's description.
-func (l *Link) RequestInfo(
+// requestInfo does what RequestInfo does, without its span.
+func (l *Link) requestInfo(
 	ctx context.Context, id shard.StreamID, a shard.InfoOptions, r placement.Route,
 ) (shard.Info, error) {
 	ctx, end := l.bindContext(ctx)
@@ -93,8 +93,8 @@ func (l *Link) RequestInfo(
 	return wire.DecodeInfo(reply.GetInfo()), nil
 }
 
-// RequestPage asks the member for a page of history.
-func (l *Link) RequestPage(
+// requestPage does what RequestPage does, without its span.
+func (l *Link) requestPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos,
 ) (shard.RecordBatch, error) {
 	ctx, end := l.bindContext(ctx)
@@ -126,8 +126,8 @@ func (l *Link) RequestPage(
 	}
 }
 
-// RequestHandover asks the member to hand a stream over to this node.
-func (l *Link) RequestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
+// requestHandover does what RequestHandover does, without its span.
+func (l *Link) requestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
 	h shard.Handover, found bool, err error,
 ) {
 	ctx, end := l.bindContext(ctx)
@@ -140,11 +140,10 @@ func (l *Link) RequestHandover(ctx context.Context, id shard.StreamID, from shar
 	return h, reply.GetFound() && err == nil, err
 }
 
-// OfferStream asks the member, the new owner of a stream, to fetch it. A release without the call
-// TakeOver fetches the stream for a State call.
-func (l *Link) OfferStream(ctx context.Context, id shard.StreamID) error {
+// offerStream does what OfferStream does, without its span.
+func (l *Link) offerStream(ctx context.Context, id shard.StreamID) error {
 	if l.peerVersion < placement.RelayVersionTakeOver {
-		_, err := l.RequestInfo(ctx, id, shard.InfoAllowCached, placement.Route{})
+		_, err := l.requestInfo(ctx, id, shard.InfoAllowCached, placement.Route{})
 		return err
 	}
 	ctx, end := l.bindContext(ctx)

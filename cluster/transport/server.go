@@ -76,6 +76,9 @@ func NewServer(cfg Config, streams Streams) *Server {
 	}
 	panics := shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	opts = append(opts, panicInterceptors(panics)...)
+	if cfg.Tracer != nil {
+		opts = append(opts, traceInterceptors(cfg.Tracer)...)
+	}
 	s := &Server{
 		panics: panics, self: cfg.Self, log: cfg.Logger, metrics: newEndMetrics(cfg.Metrics, endOwner), streams: streams,
 		writeBudget: semaphore.NewWeighted(cfg.PeerWriteBytes), bodyGrace: cfg.BodyGrace, grpc: grpc.NewServer(opts...),

@@ -32,6 +32,7 @@ type devCmd struct {
 
 	authFlags
 	rootFlags
+	traceFlags
 }
 
 const (
@@ -93,7 +94,11 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 		}
 		var wrong []error
 		cfg.auth, wrong = c.applyRights(&cfg.edge)
-		if wrong = append(wrong, c.applyRoots(&cfg.edge)...); len(wrong) > 0 {
+		wrong = append(wrong, c.applyRoots(&cfg.edge)...)
+		if err := c.applyTraces(&cfg); err != nil {
+			wrong = append(wrong, err)
+		}
+		if len(wrong) > 0 {
 			return nil, errors.Join(append(wrong, f.stop())...)
 		}
 		cfg.auth.secrets, cfg.auth.said = [][]byte{secret}, i > 0

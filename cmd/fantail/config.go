@@ -91,6 +91,7 @@ type serveCmd struct {
 
 	authFlags
 	rootFlags
+	traceFlags
 	fleetFlags
 
 	RebalanceThreshold float64 `help:"When the node has more event streams than the mean of all nodes by this fraction, it sends some to other nodes. 0: never." default:"0.25" group:"fleet"`
@@ -167,6 +168,9 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 	cfg.auth, wrong = c.applyRights(&cfg.edge)
 	errs = append(errs, wrong...)
 	errs = append(errs, c.applyRoots(&cfg.edge)...)
+	if err := c.applyTraces(&cfg); err != nil {
+		errs = append(errs, err)
+	}
 	cfg.fleet, wrong = c.fleetConfig(c.Name, c.HTTP, cfg.auth.path != "")
 	if cfg.fleet != nil {
 		cfg.fleet.ReadsMode = cfg.shard.Mode
@@ -209,6 +213,7 @@ var commandGroups = []kong.Group{
 	{Key: "rights", Title: "Rights:"},
 	{Key: "other", Title: "Other:"},
 	{Key: "auth", Title: "Rights of clients:"},
+	{Key: "traces", Title: "Traces:"},
 	{Key: "fleet", Title: "Fleet:"},
 }
 

@@ -147,6 +147,7 @@ func (n *node) kill() {
 	}
 	_ = n.manager.Close()
 	_ = n.store.Close()
+	n.closeTraces()
 	_ = n.serving.Wait()
 }
 

@@ -2,7 +2,8 @@
 //
 // # What it owns
 //
-//   - The configuration: flags and FANTAIL_ variables (config.go), and a file of settings (config_file.go).
+//   - The configuration: flags and FANTAIL_ variables (config.go), a file of settings (config_file.go),
+//     and for traces OpenTelemetry's variables (trace_flags.go, package internal/otlp).
 //   - How a node is built and stopped (node.go).
 //   - The admin address of a node (admin.go), and what it refuses (admin_guard.go). What it tells of the
 //     fleet is in admin_report.go, admin_fleet.go and admin_streams.go; package internal/page has the
@@ -63,7 +64,8 @@
 //   - one for each of its two servers;
 //   - in a fleet, one that rebalances readers;
 //   - one that watches whether the node is ready;
-//   - if S2 is not in this process, one that watches S2.
+//   - if S2 is not in this process, one that watches S2;
+//   - with traces, one that sends spans (package internal/otlp).
 //
 // node.stop waits for them. It runs in a goroutine of node.stopWithinGrace, which waits no longer than
 // the grace: then the process ends. A process has

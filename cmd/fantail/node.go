@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/cmd/fantail/internal/otlp"
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/edge/access"
 	"github.com/fantail-dev/fantail/shard"
@@ -44,6 +45,7 @@ type nodeConfig struct {
 	edge                 edge.Config
 	balance              edge.RebalancePolicy
 	auth                 authConfig
+	traces               *otlp.Settings  // nil: nothing is traced
 	fleet                *cluster.Config // nil: a lone node
 	log                  *slog.Logger
 }
@@ -94,6 +96,7 @@ type node struct {
 	serverErrors   chan error // of servers that ended by themselves; has room for all, never closed
 	departure      departure
 	started        time.Time
+	traces         *otlp.Exporter // nil: nothing is traced
 	fleetAsker     fleetAsker
 	stopBackground context.CancelFunc // ends the rebalancing of readers, and the watches on S2, readiness and rights
 	stopStep       atomic.Value       // string: the current step of stopping
@@ -133,6 +136,7 @@ func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 
 func (n *node) build(ctx context.Context) (err error) {
 	cfg := n.cfg
+	n.openTraces(&cfg)
 	// S2, where every record is written and read.
 	cfg.s2.Logger, cfg.s2.Metrics = cfg.log, n.registry
 	if n.store, err = openStore(&cfg); err != nil {
@@ -246,6 +250,8 @@ func (n *node) stop(ctx context.Context) error {
 		n.stopStep.Store("closing S2")
 		errs = append(errs, n.store.Close())
 	}
+	n.stopStep.Store("sending the last spans")
+	n.closeTraces()
 	n.stopStep.Store("closing the admin address")
 	if n.adminServer != nil {
 		errs = append(errs, n.adminServer.Close())
