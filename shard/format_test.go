@@ -280,3 +280,32 @@ func TestTablesStayWithinTheirBounds(t *testing.T) {
 		t.Errorf("%d debts, %d bytes of holds", len(s.pendingReleases), s.forkRefs.size)
 	}
 }
+
+// A message with the fields that are reserved for a key, a trace and a digest is a message like any other:
+// each release reads them, leaves them in the log, and shows the message without them.
+func TestReservedMessageFieldsChangeNothing(t *testing.T) {
+	h := Header{
+		Kind: KindMessage, Flags: FlagFirst | FlagLast, Append: AppendID{7},
+		Key: "k", Trace: bytes.Repeat([]byte{1}, traceSize), Digest: []byte{1, 2, 3},
+	}
+	const pos = 1
+	s := &State{}
+	if err := s.fold1(0, Header{Kind: KindCreate, Generation: 1, Type: "text/plain", Flags: FlagFirst | FlagLast}); err != nil {
+		t.Fatal(err)
+	}
+	r := Record{Pos: pos, Header: h.encode(pos), Body: []byte("shown")}
+	a := assembler{from: pos}
+	e, err := s.foldRecord(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.addRecord(r, e)
+	b := a.flushBatch(s)
+	if b.Len() != 1 || string(b.Message(0).Body) != "shown" {
+		t.Errorf("%d messages", b.Len())
+	}
+	got, err := decodeHeader(pos, r.Header)
+	if err != nil || got.Key != h.Key || !bytes.Equal(got.Trace, h.Trace) || !bytes.Equal(got.Digest, h.Digest) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
