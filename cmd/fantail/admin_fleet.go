@@ -60,6 +60,8 @@ type meterReport struct {
 	S2ReadSessions int         `json:"s2_read_sessions"`
 	Dollars        meterPrices `json:"dollars_a_month"`
 	SessionMinute  float64     `json:"price_of_a_session_minute"`
+	// Usage is S2's own count, of which Dollars know nothing.
+	Usage *usageReport `json:"s2_usage,omitempty"`
 }
 
 type meterPrices struct {
@@ -83,6 +85,9 @@ func (m *meterReport) count(n *nodeReport) {
 		if mode != "catch-up" {
 			m.Readers += readers
 		}
+	}
+	if u := n.S2Usage; u != nil && (m.Usage == nil || u.Until.After(m.Usage.Until)) {
+		m.Usage = u
 	}
 	m.ReadStreams += n.ReadStreams
 	m.S2ReadSessions += n.S2ReadSessions

@@ -39,6 +39,7 @@ type nodeReport struct {
 	S2ReadSessions  int            `json:"s2_read_sessions"`
 	S2Reads         string         `json:"s2_reads"`
 	S2              s2Report       `json:"s2"`
+	S2Usage         *usageReport   `json:"s2_usage,omitempty"`
 	Appends         uint64         `json:"appends_total"`
 	AppendedBytes   uint64         `json:"appended_bytes_total"`
 	DeliveredCount  uint64         `json:"delivered_messages_total"`
@@ -135,6 +136,7 @@ func (n *node) describe() *nodeReport {
 		Appends: uint64(m.sum("fantail_appends_total")), AppendedBytes: uint64(m.sum("fantail_appended_bytes_total")),
 		DeliveredCount: uint64(m.sum("fantail_messages_delivered_total")), DeliveredBytes: uint64(m.sum("fantail_delivered_bytes_total")),
 	}
+	r.S2Usage = n.usage.report()
 	for op, count := range m.countsBy("fantail_s2_requests_total", "op") {
 		r.S2.Requests[op] = uint64(count)
 	}

@@ -39,6 +39,7 @@ type fleetAnswer struct {
 			ThinAdapter float64 `json:"thin_adapter"`
 			Fantail     float64 `json:"fantail"`
 		} `json:"dollars_a_month"`
+		Usage *usageReport `json:"s2_usage"`
 	} `json:"meter"`
 }
 
@@ -142,8 +143,12 @@ func (c *topCmd) printAnswers(b *bytes.Buffer, fleet, streams json.RawMessage, b
 	if err := json.Unmarshal(streams, &st); err != nil {
 		return st, err
 	}
-	fmt.Fprintf(b, "%d nodes · %d readers · %d streams in memory, %d followed · %d S2 read sessions · $%.2f a month, $%.2f with a session for each reader\n\n",
+	fmt.Fprintf(b, "%d nodes · %d readers · %d streams in memory, %d followed · %d S2 read sessions · $%.2f a month, $%.2f with a session for each reader\n",
 		len(f.Members), f.Totals.Readers, f.Totals.Streams, f.Totals.FollowedStreams, f.Totals.Sessions, f.Meter.Dollars.Fantail, f.Meter.Dollars.ThinAdapter)
+	if u := f.Meter.Usage; u != nil {
+		fmt.Fprintf(b, "S2's own metrics, last hour: %.0f session minutes, %.0f reads, %.0f append minutes; $%.2f a month at that rate\n", u.SessionMinutes, u.Reads, u.Appends, u.Dollars)
+	}
+	fmt.Fprintln(b)
 	table := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "NODE\tSTATE\tREADERS\tSTREAMS\tSESSIONS\tVERSION\tADDRESS")
 	for _, m := range f.Members {

@@ -78,6 +78,7 @@ type serveCmd struct {
 	S2CreateBasins  bool              `name:"s2-create-basins" help:"Create basins that do not exist. With a template 20 without a wait, then one each 5 s; requests beyond that are refused."`
 	S2SDKSessions   bool              `name:"s2-sdk-sessions" help:"Open read sessions with S2's SDK and not with Fantail's own client. Each then takes about 66 KB of memory, not 2. For an S2 whose protocol has changed."`
 	S2Pipelining    string            `name:"s2-pipelining" help:"Send several batches of a stream to S2 without waiting for each answer, where an answer takes 3 ms or more: auto once S2 has shown at the start that its append sessions keep their order, on without asking, off never." enum:"auto,on,off" default:"auto"`
+	S2Usage         bool              `name:"s2-usage" help:"Ask the managed S2 every 10 minutes for its own count of operations, and show it beside Fantail's estimate. The token needs the right to read metrics of basins. One node of a fleet asks."`
 	S2Reads         string            `name:"s2-reads" help:"How the node learns of what other programs write to S2. session: an open read (S2 bills it) for each stream with readers. auto: a check each 30 s, and an open read for an hour after a foreign record, so only the first is up to 30 s late. exclusive: none, because no other program writes. The same on all nodes." enum:"session,auto,exclusive" default:"session"`
 	Exclusive       bool              `hidden:""`
 
@@ -164,6 +165,11 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 		}
 	}
 	errs = append(errs, checkS2Settings(&cfg.s2)...)
+	if cfg.s2Usage = c.S2Usage; cfg.s2Usage {
+		if err := cfg.s2.CheckUsage(); err != nil {
+			errs = append(errs, fmt.Errorf("--s2-usage (%s): %w", variableOf("s2-usage"), err))
+		}
+	}
 	var wrong []error
 	cfg.auth, wrong = c.applyRights(&cfg.edge)
 	errs = append(errs, wrong...)

@@ -65,6 +65,7 @@
 //   - in a fleet, one that rebalances readers;
 //   - one that watches whether the node is ready;
 //   - if S2 is not in this process, one that watches S2;
+//   - with --s2-usage, one that asks S2 for its metrics;
 //   - with traces, one that sends spans (package internal/otlp).
 //
 // node.stop waits for them. It runs in a goroutine of node.stopWithinGrace, which waits no longer than

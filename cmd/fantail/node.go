@@ -38,6 +38,7 @@ type nodeConfig struct {
 	pprof                bool              // admin serves profiles
 	grace, linger, drain time.Duration
 	s2                   s2.Config
+	s2Usage              bool          // S2 is asked for its own metrics
 	inProcessS2          *s2dev.Server // the S2 in this process; nil: the one at s2.Endpoint
 	shard                shard.Config
 	tailBytes            int64 // of all tail buffers; 0: shard's default
@@ -97,6 +98,7 @@ type node struct {
 	departure      departure
 	started        time.Time
 	traces         *otlp.Exporter // nil: nothing is traced
+	usage          *usageWatch    // nil: S2 is not asked for its own metrics
 	fleetAsker     fleetAsker
 	stopBackground context.CancelFunc // ends the rebalancing of readers, and the watches on S2, readiness and rights
 	stopStep       atomic.Value       // string: the current step of stopping
@@ -125,6 +127,12 @@ func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 		return nil
 	})
 	n.watchAuth(balance)
+	if n.usage != nil {
+		n.serving.Go(func() error {
+			n.usage.run(balance)
+			return nil
+		})
+	}
 	if n.relay != nil {
 		n.serving.Go(func() error {
 			n.edge.Rebalance(balance, cfg.balance, n.relay.ExchangeReaders)
@@ -188,6 +196,7 @@ func (n *node) build(ctx context.Context) (err error) {
 	if n.adminListener, err = lc.Listen(ctx, "tcp", cfg.admin); err != nil {
 		return fmt.Errorf("admin address: %w", addressInUse(cfg.adminFlag, err))
 	}
+	n.openUsageWatch(&cfg)
 	if n.relay != nil {
 		n.relay.AnswerReports(n.answerQuestion)
 	}

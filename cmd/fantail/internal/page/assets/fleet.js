@@ -176,6 +176,11 @@ export function showMeter(fleet) {
     setText(tr.children[2], dollars(cost))
     tr.querySelector(".bar").style.width = cost > 0 ? `max(3px, ${(100 * cost) / most}%)` : "0"
   })
+  const usage = fleet.meter.s2_usage
+  $("meter-usage").hidden = !usage
+  if (usage) {
+    setText($("meter-usage"), `S2’s own metrics of the last hour: ${count(usage.session_minutes)} minutes of open reads, ${count(usage.reads)} reads, ${count(usage.appends)} minutes of appends. At that rate: ${dollars(usage.dollars_a_month)} a month.`)
+  }
 }
 
 export function showS2(fleet) {
