@@ -13,8 +13,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// A client that waits for a stream that does not exist waits at its owner, which sees each creation:
-// the owner's stream manager has an entry for the name, and the node of the client a subscription that
+// A client that waits for a stream that does not exist waits at its owner, which sees each creation.
+// The owner's stream manager has an entry for the name. The node of the client has a subscription that
 // brings no records and ends with the creation. Whatever else ends it (another owner, a lost link) has
 // the node ask again, from the owner table of that moment, and a stream that was created in between is
 // found then: the owner looks before it waits.
@@ -112,7 +112,7 @@ func (c *creationWaits) wakeAll(name *awaitedName) {
 	}
 }
 
-// awaitName is a name's goroutine: it asks for the name until ctx ends.
+// awaitName runs as a name's goroutine: it asks for the name until ctx ends.
 func (n *Node) awaitName(ctx context.Context, id shard.StreamID, name *awaitedName) {
 	for ctx.Err() == nil {
 		pause := randomBetween(0, awaitMovedMaxDelay)

@@ -138,8 +138,9 @@ func (c *createWait) wait(ctx context.Context, longest time.Duration, beat func(
 	}
 }
 
-// resolveCreated is resolveRead for a stream that was waited for. A query that meant the end of the
-// stream, when there was none, means its beginning: all of it came later. What a fork inherited is older.
+// resolveCreated does what resolveRead does, for a stream that was waited for. A query that meant the end
+// of the stream, when there was none, means its beginning: all of it came later. What a fork inherited is
+// older.
 func (s *Server) resolveCreated(ctx context.Context, id shard.StreamID, q *query) (shard.Info, position.Position, error) {
 	info, at, err := s.resolveRead(ctx, id, q)
 	if err == nil && q.at.Kind == position.OffsetNow {

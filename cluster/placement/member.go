@@ -101,11 +101,11 @@ const (
 	StoreFeatures = FeatureStoreAnswered | FeatureStoreRefused | FeatureRecordDiffers
 )
 
-// The versions of the contract in relay.proto: the newest that this release speaks, the oldest, the
-// first with forks, the first with texts as bytes, the first with the call TakeOver, the first with
-// appends under a condition, and the first that tells when an awaited stream is created. A release
-// before RelayVersionBytes cannot read texts that are not UTF-8. One before RelayVersionIfMatch would
-// write such an append whatever its condition. One before RelayVersionAwait is asked again and again.
+// The versions of the contract in relay.proto: the newest and the oldest that this release speaks,
+// and the first versions with forks, with texts as bytes, with the call TakeOver, with appends under
+// a condition, and with news of an awaited stream's creation. A release before RelayVersionBytes
+// cannot read texts that are not UTF-8. A release before RelayVersionIfMatch would write such an
+// append whatever its condition. A release before RelayVersionAwait is asked again and again.
 const (
 	RelayVersionNewest   = 6
 	RelayVersionOldest   = 1
