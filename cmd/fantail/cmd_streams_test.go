@@ -268,6 +268,7 @@ func (p *flakyProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Appends whose answers are lost are stored once, and a follower whose connections are cut anywhere
 // gets each message once, in order.
 func TestCommandsSurviveABadConnection(t *testing.T) {
+	t.Parallel()
 	f := startFleet(t, 3)
 	flaky := &flakyProxy{target: strings.TrimSuffix(f.url(1, ""), "/v1/stream/")}
 	between := httptest.NewServer(flaky)
