@@ -9,7 +9,7 @@ const warm = 2000 // ms that are not counted
 
 const handle = await new DurableStream({ url, contentType: "application/json" }).create()
 let failed
-const producer = new IdempotentProducer(handle, "llm", { autoClaim: true, onError: (err) => (failed ??= err) })
+const producer = new IdempotentProducer(handle, "llm", { onError: (err) => (failed ??= err) })
 
 const arrivals = [] // of what came together
 const ways = []

@@ -19,6 +19,8 @@ const (
 	// sessionBatches and sessionBytes are more than shard has in flight on a session.
 	sessionBatches = 64
 	sessionBytes   = 32 << 20
+	// appendSendBuffer holds what shard has in flight of one stream.
+	appendSendBuffer = 8 << 20
 )
 
 // OpenAppendSession implements shard.SessionLog.

@@ -56,7 +56,7 @@ func Open(cfg Config) (*Log, error) {
 		opts.BaseURL, opts.MakeBasinBaseURL = base(""), base
 	}
 	l.client = s2.New(cfg.Token, opts)
-	l.base, l.appends = base, s2s.NewClient(s2s.Config{Token: l.cfg.Token, UserAgent: "fantail", Silence: l.cfg.silence})
+	l.base, l.appends = base, s2s.NewClient(s2s.Config{Token: l.cfg.Token, UserAgent: "fantail", Silence: l.cfg.silence, SendBuffer: appendSendBuffer})
 	sdk := &sdkService{client: l.client, silence: l.cfg.silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
 	if l.service = sdk; !cfg.SDKSessions {
 		own := newS2SService(sdk, &l.cfg, base)

@@ -29,6 +29,9 @@ type Config struct {
 	// WindowBytes (64 MiB), which all sessions share.
 	Window, MaxWindow int32
 	WindowBytes       int64
+	// SendBuffer tells how many bytes the kernel should hold of a connection that are sent and not
+	// acknowledged; 0: as it chooses.
+	SendBuffer int
 	// IdleTimeout is the time for which a connection without sessions is kept; default 90 s.
 	IdleTimeout time.Duration
 	// MaxConns bounds the connections to one endpoint; default 1,000.
@@ -284,6 +287,7 @@ func (o *origin) connect() (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("s2s: %w", err)
 	}
+	widenSendBuffer(nc, o.client.cfg.SendBuffer)
 	if o.scheme == "http" {
 		return nc, nil
 	}
