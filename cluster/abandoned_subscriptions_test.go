@@ -57,7 +57,7 @@ func TestMoveGivenUpOpensNothing(t *testing.T) {
 			l := &followLoop{
 				self: "a", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(h, noHandover{}), openPool: p,
 				peers: transport.NewPeers(transport.Config{}, nil), node: &testFollowHost{view, table},
-				metrics: newMetrics(nil), wake: make(chan struct{}, 1),
+				metrics: newMetrics(nil), fed: &fedReaders{}, wake: make(chan struct{}, 1),
 				byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{}, ctx: t.Context(), stop: func() {},
 			}
 			f, _, err := l.addReader("default/s", 0)

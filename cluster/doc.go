@@ -62,6 +62,14 @@
 // creation ends the subscription, and wakeAll wakes the clients. Whatever else ends it, a change of owners or a
 // lost link, has awaitName ask again.
 //
+// # The path of a number of readers
+//
+// addReader and removeReader have follower.reportReadersLocked tell the subscription at the node's upstream
+// (transport.Subscription.SetReaders), which says so with its next heartbeat. At the owner ownerSide.AddReaders adds
+// to fedReaders what peers feed from here; a node that feeds others and is fed itself, in a handover, reports
+// both. Node.KnownReaders is the sum at the owner. Elsewhere it is what the owner answers to heartbeats while a
+// reader watches (WatchReaders), and Node.CountReaders asks the owner.
+//
 // # The states of a follower
 //
 //	           addReader                      first feed works

@@ -26,6 +26,7 @@ type followLoop struct {
 	openPool *openPool
 	peers    *transport.Peers
 	node     followHost
+	fed      *fedReaders
 	log      *slog.Logger
 	metrics  *metrics
 	ctx      context.Context
@@ -109,6 +110,7 @@ func (l *followLoop) addReader(id shard.StreamID, from shard.Pos) (*follower, *f
 			if f.readers++; f.readers == 1 {
 				l.scheduleStep(f)
 			}
+			f.reportReadersLocked()
 			opening := f.opening
 			f.mu.Unlock()
 			return f, opening, nil
@@ -124,7 +126,7 @@ func (l *followLoop) addReader(id shard.StreamID, from shard.Pos) (*follower, *f
 }
 
 // followForBridge follows a stream at its new owner that the stream manager fed on this node until
-// now, for all readers of its tail buffer. removeReader ends that. It returns nil if no reader
+// now, for all readers of its tail buffer. removeBridge ends that. It returns nil if no reader
 // needs it.
 func (l *followLoop) followForBridge(id shard.StreamID, to placement.PeerAddr) *follower {
 	t := l.tails.Lookup(id)
@@ -138,6 +140,8 @@ func (l *followLoop) followForBridge(id shard.StreamID, to placement.PeerAddr) *
 		return nil
 	}
 	f.mu.Lock()
+	f.bridges++
+	f.reportReadersLocked()
 	if f.feed.upstream == nil && (f.move == nil || !f.move.awaitingAnswer) {
 		f.move = &feedMove{notBefore: time.Now(), routing: placement.RedirectedTo(to.Name)}
 	}

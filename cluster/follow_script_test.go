@@ -58,7 +58,7 @@ func newFollowScript(t *testing.T) *followScript {
 	s.loop = &followLoop{
 		self: "edge", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(&countingHost{}, noHandover{}),
 		openPool: &openPool{limit: 1, maxWaiting: 1}, node: &s.testFollowHost, log: slog.New(slog.DiscardHandler),
-		metrics: newMetrics(nil), wake: make(chan struct{}, 1), ctx: t.Context(), stop: func() {},
+		metrics: newMetrics(nil), fed: &fedReaders{}, wake: make(chan struct{}, 1), ctx: t.Context(), stop: func() {},
 		byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{},
 	}
 	s.loop.peers = transport.NewPeers(transport.Config{Self: placement.PeerAddr{Name: "edge"}, Dialer: s.owners}, s)

@@ -26,6 +26,8 @@ type follower struct {
 	feedStartTail shard.Pos // the stream's tail when the current feed began
 	idleSince     int64     // when the last reader left, Unix ns
 	readers       int32
+	bridges       int32    // how many of readers are none, but bridges
+	watchers      int32    // readers that want to know how many there are on all nodes
 	over          bool     // final: removed from the loop's set, not fed
 	afterUnlock   []func() // run by unlockAndRun once mu is free
 }
@@ -126,7 +128,21 @@ func (f *follower) unlockAndRun() {
 func (f *follower) removeReader() {
 	f.mu.Lock()
 	defer f.unlockAndRun()
-	if f.readers--; f.readers > 0 {
+	f.removeReaderLocked()
+}
+
+// removeBridge undoes followForBridge.
+func (f *follower) removeBridge() {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	f.bridges--
+	f.removeReaderLocked()
+}
+
+func (f *follower) removeReaderLocked() {
+	f.readers--
+	f.reportReadersLocked()
+	if f.readers > 0 {
 		return
 	}
 	if f.over {
@@ -309,6 +325,9 @@ func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
 		m.upstream = l.Subscribe(f, f.id, f.nextPositionLocked(), m.routing.Route)
 	}
 	if m.upstream != nil {
+		if f.feed.isMissing() { // else the present feed counts the readers until this one works
+			m.upstream.SetReaders(f.countLocked(), f.watchers > 0)
+		}
 		return false
 	}
 	m.awaitingAnswer = false
@@ -396,7 +415,12 @@ func (f *follower) onLocalFeed(m *feedMove, t *shard.TailBuffer, fd localFeed, e
 // adoptFeedLocked makes fd the feed and releases the previous one.
 func (f *follower) adoptFeedLocked(fd feed, goal shard.Pos) {
 	old := f.feed
+	total, known := f.totalLocked()
 	f.feed, f.move, f.feedStartTail = fd, nil, goal
+	f.reportReadersLocked()
+	if known && fd.upstream != nil {
+		fd.upstream.NoteTotal(total) // until the next owner says so
+	}
 	f.releaseFeedLocked(old)
 	f.resolveOpeningLocked(nil)
 	if fd.local.ref != nil && !f.loop.ownsStream(f.id) {

@@ -324,6 +324,6 @@ func (n *Node) closeBridges() {
 		if needed {
 			n.openBridge(h.follower.id, h.to, ref)
 		}
-		h.follower.removeReader()
+		h.follower.removeBridge()
 	}
 }

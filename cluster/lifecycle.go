@@ -77,7 +77,7 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	n.server = transport.NewServer(n.transportConfig(), (*ownerSide)(n))
 	n.followLoop = &followLoop{
 		self: n.self, tails: tails, local: n.local, openPool: n.openPool, peers: n.peers,
-		node: n, log: n.cfg.Logger, metrics: n.metrics, wake: make(chan struct{}, 1),
+		node: n, fed: &n.fed, log: n.cfg.Logger, metrics: n.metrics, wake: make(chan struct{}, 1),
 		byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{},
 	}
 	n.followLoop.ctx, n.followLoop.stop = context.WithCancel(ctx)

@@ -35,6 +35,7 @@ type Node struct {
 	followLoop    *followLoop
 	stateCalls    *stateCalls
 	creationWaits creationWaits
+	fed           fedReaders
 	prober        storeProber     // the stream manager; nil if that is none of shard's
 	ctx           context.Context // ends with Close
 	stop          context.CancelFunc

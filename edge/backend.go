@@ -21,6 +21,19 @@ type CreationWaiter interface {
 	AwaitCreation(id shard.StreamID, w shard.Waker) (stop func(), err error)
 }
 
+// ReaderCounter counts the readers of streams, event streams and long-polls that wait, on all nodes:
+// *shard.Manager on a lone node, *cluster.Node in a fleet.
+type ReaderCounter interface {
+	// CountReaders returns the number of a stream's readers as its owner knows it, to a second or two;
+	// known: all nodes count theirs.
+	CountReaders(ctx context.Context, id shard.StreamID) (n int, known bool)
+	// WatchReaders has KnownReaders know the number until the caller calls stop. The caller follows the
+	// stream meanwhile.
+	WatchReaders(ctx context.Context, id shard.StreamID) (stop func())
+	// KnownReaders returns the number as this node knows it. It does not block.
+	KnownReaders(id shard.StreamID) (n int, known bool)
+}
+
 // Lister lists streams: *shard.Manager, whose methods document arguments and errors.
 type Lister interface {
 	List(ctx context.Context, project, prefix, after string, limit int) (list shard.LogList, calls int, err error)

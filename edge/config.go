@@ -53,6 +53,8 @@ type Config struct {
 	Lister Lister
 	// Creations tells when streams are created (nil: create=wait is ignored).
 	Creations CreationWaiter
+	// ReaderCounts counts streams' readers (nil: no number is known).
+	ReaderCounts ReaderCounter
 	// ConnectionsFull reports that the machine has hardly any file descriptors left: readers are
 	// refused as beyond MaxReaders, and each answer is the last on its connection (nil: never).
 	ConnectionsFull func() bool

@@ -70,7 +70,7 @@ func newSiteOn(t *testing.T, cfg Config, overTLS bool, log *logtest.Memory) *sit
 	t.Helper()
 	host := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 	cfg.NoReactor = cfg.NoReactor || handlers
-	cfg.Lister, cfg.Creations = host, host
+	cfg.Lister, cfg.Creations, cfg.ReaderCounts = host, host, host
 	srv := New(cfg, host)
 	if handlers {
 		srv.appendConns.MinAppends = 1

@@ -22,6 +22,9 @@ const (
 	hForkSub       = "Stream-Fork-Sub-Offset"
 )
 
+// hReaders is the number of a stream's readers.
+const hReaders = "Stream-Readers"
+
 // hIfMatch and hETag are HTTP's own, for an append that depends on where the stream ends.
 const (
 	hIfMatch = "If-Match"
@@ -40,7 +43,7 @@ const (
 	exposedHeaders = hNextOffset + ", " + hCursor + ", " + hUpToDate + ", " + hClosed + ", " +
 		hTTL + ", " + hExpires + ", " + hSeq + ", " +
 		hProducerID + ", " + hProducerEpoch + ", " + hProducerSeq + ", " +
-		hExpectedSeq + ", " + hReceivedSeq + ", " + hEncoding + ", ETag, Location, Retry-After, " + hRequestID
+		hExpectedSeq + ", " + hReceivedSeq + ", " + hEncoding + ", " + hReaders + ", ETag, Location, Retry-After, " + hRequestID
 )
 
 func badHeader(name, why string) error { return fmt.Errorf("%w: %s: %s", errHeader, name, why) }

@@ -41,6 +41,7 @@ type metrics struct {
 	abandonedBodies *prometheus.CounterVec
 	refused         *prometheus.CounterVec
 	createWaits     *prometheus.CounterVec
+	countingReaders prometheus.Gauge
 	waitingForRoom  prometheus.Gauge
 	waitingForSlot  prometheus.Gauge
 	ack             prometheus.Histogram
@@ -90,6 +91,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		createWaits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fantail_create_waits_total", Help: "Waits of readers for streams that did not exist (create=wait), by how they ended.",
 		}, []string{"end"}),
+		countingReaders: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "fantail_counting_readers", Help: "Event streams that show the number of their stream's readers (readers=1).",
+		}),
 		waitingForRoom: newWaitingGauge("room"),
 		waitingForSlot: newWaitingGauge("turn"),
 		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -121,7 +125,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.createWaits.WithLabelValues(string(end))
 	}
 	if reg != nil {
-		reg.MustRegister(m.bodies, m.abandonedBodies, m.requests, m.appended, m.delivered, m.readers, m.deliveries, m.gaps, m.disconnected, m.moved, m.ended, m.refused, m.createWaits, m.waitingForRoom, m.waitingForSlot, m.ack, m.delivery)
+		reg.MustRegister(m.bodies, m.abandonedBodies, m.requests, m.appended, m.delivered, m.readers, m.deliveries, m.gaps, m.disconnected, m.moved, m.ended, m.refused, m.createWaits, m.countingReaders, m.waitingForRoom, m.waitingForSlot, m.ack, m.delivery)
 	}
 	return m
 }

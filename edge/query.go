@@ -19,6 +19,8 @@ type query struct {
 	staleInfo  bool   // storage does not answer: the stream is shown as this fleet last knew it
 	// awaitsCreation: a live read waits for a stream that does not exist.
 	awaitsCreation bool
+	// countsReaders: the answer shows the number of the stream's readers, where it can.
+	countsReaders bool
 }
 
 // The parameters of a GET. Other parameters are ignored.
@@ -27,6 +29,8 @@ const (
 	paramLive   = "live"
 	paramCursor = "cursor"
 	paramCreate = "create"
+	// paramReaders is a parameter of HEAD, too.
+	paramReaders = "readers"
 )
 
 // createWaitValue is the only value of paramCreate.
@@ -50,6 +54,9 @@ func parseQuery(r *http.Request) (query, error) {
 	case "", "long-poll", "sse":
 	default:
 		return q, fmt.Errorf("%w: live is %.40q; want long-poll or sse, or leave it out", errQuery, q.live)
+	}
+	if q.countsReaders, err = asksForReaders(v); err != nil {
+		return q, err
 	}
 	if q.awaitsCreation = v.Has(paramCreate); q.awaitsCreation {
 		switch create := v.Get(paramCreate); {
@@ -80,6 +87,17 @@ func parseQuery(r *http.Request) (query, error) {
 		return q, fmt.Errorf("%w: a live read needs an offset: add offset=-1, offset=now, or a Stream-Next-Offset", errQuery)
 	}
 	return q, nil
+}
+
+// asksForReaders reports whether a query asks for the number of a stream's readers.
+func asksForReaders(v url.Values) (bool, error) {
+	switch values := v[paramReaders]; {
+	case len(values) == 0:
+		return false, nil
+	case len(values) > 1 || values[0] != "1":
+		return false, fmt.Errorf("%w: readers is %.40q; want readers=1 once, or leave it out", errQuery, strings.Join(values, ","))
+	}
+	return true, nil
 }
 
 // lastEventIDOf returns the id of the last event that a reconnecting client received, from the
@@ -116,5 +134,5 @@ func isLastEventIDParam(name string) bool {
 
 // isKnownParam reports whether a parameter is one of the above.
 func isKnownParam(name string) bool {
-	return name == paramOffset || name == paramLive || name == paramCursor || name == paramCreate || isLastEventIDParam(name)
+	return name == paramOffset || name == paramLive || name == paramCursor || name == paramCreate || name == paramReaders || isLastEventIDParam(name)
 }

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/fantail-dev/fantail/edge/position"
@@ -11,6 +12,11 @@ import (
 // serveHead describes a stream (PROTOCOL 5.5).
 func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.StreamID, dec decision) {
 	s.setCacheControl(w, r, dec, cacheNoStore)
+	counts, err := asksForReaders(r.URL.Query())
+	if err != nil {
+		writeError(w, err)
+		return
+	}
 	info, err := s.streams.Info(r.Context(), id, 0)
 	if err == nil {
 		err = info.Absent()
@@ -21,6 +27,11 @@ func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.Stre
 	}
 	setStreamHeaders(w.Header(), info)
 	setTail(w.Header(), info)
+	if counts && s.cfg.ReaderCounts != nil {
+		if n, known := s.cfg.ReaderCounts.CountReaders(r.Context(), id); known {
+			w.Header().Set(hReaders, strconv.Itoa(n))
+		}
+	}
 	w.WriteHeader(http.StatusOK)
 }
 

@@ -39,6 +39,9 @@ func New(cfg Config, streams Backend) *Server {
 		observeLimiter:  rate.Sometimes{Interval: time.Second},
 		forkCopyLimiter: rate.NewLimiter(copyPerSecond, copyBurst),
 	}
+	if cfg.ReaderCounts != nil {
+		s.frames.CountReaders(cfg.ReaderCounts.KnownReaders)
+	}
 	s.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	s.writesBudget.init(cfg.MaxBodies, s.metrics)
 	s.bodyGrace = bodyGrace

@@ -105,6 +105,14 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 			stay.finish()
 		}
 	}
+	counts := q.countsReaders && s.cfg.ReaderCounts != nil
+	if counts {
+		inner, stop := release, s.watchReaders(r.Context(), id)
+		release = func() {
+			stop()
+			inner()
+		}
+	}
 	if r.ProtoMajor > 1 {
 		inner := release
 		release = func() {
@@ -116,7 +124,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	e := &eventStream{
 		server: s, release: release, hasGoroutine: hasGoroutine, stay: stay,
 		session: sse.NewSession(s.frames, s.rules, tail, form, sse.Start{
-			At: at, FromStart: q.at.Kind == position.OffsetStart, MinCursor: minCursorFor(s.cfg.Now(), q.cursor), Permit: stay.permit(),
+			At: at, FromStart: q.at.Kind == position.OffsetStart, MinCursor: minCursorFor(s.cfg.Now(), q.cursor), Permit: stay.permit(), CountReaders: counts,
 		}, s.rules.At(time.Now())),
 	}
 	if err = position.ErrGone; tail.Generation() == info.Generation { // else the stream was created again between the two calls
@@ -127,6 +135,16 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 		return nil, err
 	}
 	return e, nil
+}
+
+// watchReaders has the number of a stream's readers known here, for one more reader that asked for it.
+func (s *Server) watchReaders(ctx context.Context, id shard.StreamID) (stop func()) {
+	s.metrics.countingReaders.Inc()
+	unwatch := s.cfg.ReaderCounts.WatchReaders(ctx, id)
+	return func() {
+		unwatch()
+		s.metrics.countingReaders.Dec()
+	}
 }
 
 func (s *Server) canReactorServe(r *http.Request) bool {

@@ -37,7 +37,7 @@ func newBubble(t *testing.T, cfg Config, streams Backend) *bubble {
 	if streams == nil {
 		host := shard.NewManager(logtest.NewMemory(1), shard.NewTailBuffers(0, 0), shard.Config{})
 		t.Cleanup(func() { _ = host.Close() })
-		streams, cfg.Creations = host, host
+		streams, cfg.Creations, cfg.ReaderCounts = host, host, host
 	}
 	cfg.Metrics = b.reg
 	b.srv = New(cfg, streams)

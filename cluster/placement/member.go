@@ -103,17 +103,19 @@ const (
 
 // The versions of the contract in relay.proto: the newest and the oldest that this release speaks,
 // and the first versions with forks, with texts as bytes, with the call TakeOver, with appends under
-// a condition, and with news of an awaited stream's creation. A release before RelayVersionBytes
+// a condition, with news of an awaited stream's creation, and with numbers of readers. A release before RelayVersionBytes
 // cannot read texts that are not UTF-8. A release before RelayVersionIfMatch would write such an
 // append whatever its condition. A release before RelayVersionAwait is asked again and again.
+// While a release before RelayVersionReaders is there, the number of readers is not known.
 const (
-	RelayVersionNewest   = 6
+	RelayVersionNewest   = 7
 	RelayVersionOldest   = 1
 	RelayVersionForks    = 2
 	RelayVersionBytes    = 3
 	RelayVersionTakeOver = 4
 	RelayVersionIfMatch  = 5
 	RelayVersionAwait    = 6
+	RelayVersionReaders  = 7
 )
 
 // The metadata of a member in gossip, big-endian. A later layout only adds at

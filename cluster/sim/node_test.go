@@ -118,7 +118,7 @@ func (n *node) start() error {
 		return errors.Join(err, p.manager.Close())
 	}
 	p.edge = edge.New(edge.Config{
-		Heartbeat: heartbeat, LongPoll: 10 * time.Second, Now: wall, Logger: log, Metrics: p.registry, Creations: p.clusterNode,
+		Heartbeat: heartbeat, LongPoll: 10 * time.Second, Now: wall, Logger: log, Metrics: p.registry, Creations: p.clusterNode, ReaderCounts: p.clusterNode,
 	}, p.clusterNode)
 	p.public = p.edge.HTTPServer()
 	ln, err := p.port.Listen(context.Background(), net.JoinHostPort(n.ip, portHTTP))

@@ -32,6 +32,9 @@
 // it has no feed but an entry with Streams.AwaitCreation, and its End says that the stream may exist, or which node
 // to ask instead.
 //
+// A subscription also says how many readers it feeds, and gets the sum on all nodes if it asks for it, both with
+// heartbeats (reader_counts.go).
+//
 // # The path of a write
 //
 // Link.RequestWrite sends the head and the body in chunks. Server.Do checks the head, asks Streams

@@ -47,13 +47,15 @@ type Link struct {
 	subs       map[uint64]*Subscription
 	lastHandle uint64 // the last handle given out
 	outbox     []*Subscription
-	creditDue  int       // bytes received and not yet returned as link credit
-	idleSince  time.Time // since when subs is empty
+	reports    []*Subscription // have readers to report with the next heartbeat
+	creditDue  int             // bytes received and not yet returned as link credit
+	idleSince  time.Time       // since when subs is empty
 
 	// Owned by the goroutine of writeControl.
-	lastBeat uint64
-	lastLane uint64
-	stopBulk context.CancelFunc // nil: there is no bulk lane
+	lastBeat  uint64
+	lastLane  uint64
+	reporting bool               // since a heartbeat was due: not all reports are sent
+	stopBulk  context.CancelFunc // nil: there is no bulk lane
 }
 
 // Subscriber receives what a subscription brings. Its methods are called from the goroutine of the link's
@@ -84,6 +86,7 @@ type Subscription struct {
 	creditDue uint32
 	listed    bool
 	removed   bool // taken back
+	report    readerReport
 
 	// Owned by the goroutine of the link's bulk lane.
 	partial *wire.BatchAssembler // nil: no batch is arriving in pieces
@@ -157,7 +160,7 @@ func (l *Link) close() []*Subscription {
 		subs = append(subs, sub)
 	}
 	l.metrics.subscriptions.Sub(float64(len(subs)))
-	l.subs, l.outbox = nil, nil
+	l.subs, l.outbox, l.reports = nil, nil, nil
 	return subs
 }
 

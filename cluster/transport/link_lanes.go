@@ -65,6 +65,9 @@ func (l *Link) readControl() {
 			return
 		}
 		l.lastHeard.Store(time.Now().UnixNano())
+		if len(m.GetReaders()) > 0 {
+			l.noteTotals(m.GetReaders())
+		}
 		if m.GetStatus() != nil {
 			st := decodeStatus(m.GetStatus(), time.Now())
 			l.peerStatus.Store(st)
@@ -119,6 +122,7 @@ func (l *Link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 			q := &relaypb.Subscribe{
 				Handle: sub.handle, Stream: wire.Bytes(sub.request.id), From: uint64(sub.request.from),
 				Route: wire.EncodeRoute(sub.request.route), AwaitCreation: sub.request.awaitsCreation,
+				Readers: uint64(sub.report.said), WatchReaders: sub.report.asked,
 			}
 			size += proto.Size(q)
 			m.Subscribe = append(m.Subscribe, q)
@@ -138,6 +142,10 @@ func (l *Link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 	if l.creditDue >= l.linkWindow/8 {
 		m.LinkCredit, l.creditDue = uint64(l.creditDue), 0
 	}
+	if l.reporting = l.reporting || beat; l.reporting {
+		l.reporting = l.takeReportsLocked(m)
+		more = more || l.reporting
+	}
 	l.mu.Unlock()
 	if len(m.Subscribe) > 0 {
 		l.openBulk()
@@ -147,7 +155,7 @@ func (l *Link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 		l.lastBeat++
 		m.Heartbeat = l.lastBeat
 	}
-	if !beat && taken == 0 && m.LinkCredit == 0 {
+	if !beat && taken == 0 && m.LinkCredit == 0 && len(m.Readers) == 0 {
 		return nil, false
 	}
 	return m, more

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/fantail-dev/fantail/cluster/internal/guard"
 	"github.com/fantail-dev/fantail/cluster/placement"
@@ -125,7 +126,11 @@ func (s *Server) State(
 	if err != nil {
 		return nil, wire.ErrorToStatus(err)
 	}
-	return &relaypb.StateReply{Info: wire.EncodeInfo(info)}, nil
+	reply := &relaypb.StateReply{Info: wire.EncodeInfo(info)}
+	if n, known := s.streams.KnownReaders(id); known && q.GetReaders() {
+		reply.Readers = proto.Uint64(uint64(max(n, 0)))
+	}
+	return reply, nil
 }
 
 // TakeOver has this node fetch a stream that it owns now from the peer that owned it, and serve it.

@@ -65,7 +65,7 @@ func (s *session) readControl(
 			return err
 		}
 		if b := m.GetHeartbeat(); b != 0 {
-			if err := lane.Send(&relaypb.ToEdge{Heartbeat: b, Status: encodeStatus(s.streams.StatusFor(s.peer))}); err != nil {
+			if err := lane.Send(&relaypb.ToEdge{Heartbeat: b, Status: encodeStatus(s.streams.StatusFor(s.peer)), Readers: s.changedTotals()}); err != nil {
 				return err
 			}
 		}

@@ -45,8 +45,9 @@ type session struct {
 	dirtyLast  *sessionSub
 	dirtyCount int // length of the dirty list; removed subscriptions stay on it until the bulk lane reaches them
 	credit     int64
-	parkedSubs int    // how many subscriptions have subNeedsLinkCredit
-	newestLane uint64 // the newest bulk lane that the edge has announced
+	parkedSubs int                    // how many subscriptions have subNeedsLinkCredit
+	watched    map[uint64]*sessionSub // those whose edge wants the number of their stream's readers
+	newestLane uint64                 // the newest bulk lane that the edge has announced
 }
 
 // sessionSub is the owner's half of a subscription.
@@ -65,6 +66,8 @@ type sessionSub struct {
 	endErr  error      // to be sent as End; after that the subscription is removed
 	tail    *shard.TailBuffer
 	release func() // ends the feed of tail
+	readers int64  // that the edge has reported
+	told    int64  // the number on all nodes that the edge was told last; -1: none
 
 	// Written by openSubscription before it lists the subscription, then owned by the bulk lane.
 	pos      shard.Pos      // everything below it was sent
@@ -173,6 +176,9 @@ func (s *session) handleControl(m *relaypb.ToOwner) error {
 			s.removeSub(sub)
 		}
 	}
+	if len(m.GetReaders()) > 0 {
+		s.addReports(m.GetReaders())
+	}
 	if len(m.GetCredit()) > 0 || m.GetLinkCredit() > 0 {
 		s.mu.Lock()
 		for _, c := range m.GetCredit() {
@@ -229,8 +235,17 @@ func (s *session) addSubscription(q *relaypb.Subscribe) bool {
 		err = shard.ErrOverloaded
 	}
 	s.subs[sub.handle] = sub
+	readers := int64(0)
+	if err == nil {
+		readers = wire.ReaderCount(q.GetReaders())
+		sub.readers = readers
+		s.watchLocked(sub, q.GetWatchReaders())
+	}
 	s.metrics.subscriptions.Inc()
 	s.mu.Unlock()
+	if readers > 0 {
+		s.streams.AddReaders(sub.id, int(readers))
+	}
 	from, r := q.GetFrom(), wire.DecodeRoute(q.GetRoute())
 	open := func(ctx context.Context) error { return s.startFeed(ctx, sub, shard.Pos(from), r) }
 	if q.GetAwaitCreation() {
@@ -301,14 +316,19 @@ func (s *session) endSub(sub *sessionSub, err error) {
 func (s *session) removeSub(sub *sessionSub) {
 	s.mu.Lock()
 	gone := sub.flags&subRemoved != 0
+	var left readerChange
 	if !gone {
 		sub.flags |= subRemoved
 		delete(s.subs, sub.handle)
+		left = s.forgetReadersLocked(sub)
 		s.metrics.subscriptions.Dec()
 	}
 	s.mu.Unlock()
 	if !gone {
 		sub.releaseFeed()
+	}
+	if left.delta != 0 {
+		s.streams.AddReaders(left.id, left.delta)
 	}
 }
 
@@ -330,13 +350,20 @@ func (s *session) close() {
 	s.closed = true
 	subs := s.subs
 	s.subs, s.dirtyFirst, s.dirtyLast, s.dirtyCount = nil, nil, nil, 0
+	var left []readerChange
 	for _, sub := range subs {
 		sub.flags |= subRemoved
+		if c := s.forgetReadersLocked(sub); c.delta != 0 {
+			left = append(left, c)
+		}
 	}
 	s.mu.Unlock()
 	s.metrics.subscriptions.Sub(float64(len(subs)))
 	for _, sub := range subs {
 		sub.releaseFeed()
+	}
+	for _, c := range left {
+		s.streams.AddReaders(c.id, c.delta)
 	}
 }
 

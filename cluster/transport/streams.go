@@ -24,6 +24,10 @@ type Streams interface {
 	// AwaitCreation has w woken when a stream of that name may have come to exist, until the caller calls
 	// stop; exists: there is one already, and stop is nil.
 	AwaitCreation(ctx context.Context, id shard.StreamID, force bool, w shard.Waker) (stop func(), exists bool, err error)
+	// AddReaders says that peers feed so many more readers of the stream from this node.
+	AddReaders(id shard.StreamID, delta int)
+	// KnownReaders returns the number of a stream's readers on all nodes, as this node knows it.
+	KnownReaders(id shard.StreamID) (n int, known bool)
 	// ServeOffered makes this node serve a stream that it owns now and that the previous owner
 	// offers.
 	ServeOffered(ctx context.Context, id shard.StreamID) error

@@ -16,13 +16,16 @@ type testStreams struct {
 	tails    map[shard.StreamID]*shard.TailBuffer
 	isMember func(peer string) bool // which peers are members; nil: all
 
-	wg      sync.WaitGroup              // the functions of SubmitOpen
-	busy    chan struct{}               // SubmitOpen waits until it is closed; nil: it does not
-	full    bool                        // SubmitOpen refuses
-	follows atomic.Int64                // calls of StartFeed
-	feeds   atomic.Int64                // feeds that were not released
-	awaited atomic.Int64                // waits for a creation that were not stopped
-	created atomic.Pointer[shard.Waker] // of the last of them
+	wg        sync.WaitGroup              // the functions of SubmitOpen
+	busy      chan struct{}               // SubmitOpen waits until it is closed; nil: it does not
+	full      bool                        // SubmitOpen refuses
+	follows   atomic.Int64                // calls of StartFeed
+	feeds     atomic.Int64                // feeds that were not released
+	readers   atomic.Int64                // the sum of AddReaders
+	reports   atomic.Int64                // calls of AddReaders
+	countless bool                        // no number is known
+	awaited   atomic.Int64                // waits for a creation that were not stopped
+	created   atomic.Pointer[shard.Waker] // of the last of them
 }
 
 // CheckOwnership implements Streams.
@@ -78,6 +81,17 @@ func (s *testStreams) AwaitCreation(_ context.Context, id shard.StreamID, _ bool
 	s.awaited.Add(1)
 	s.created.Store(&w)
 	return sync.OnceFunc(func() { s.awaited.Add(-1) }), false, nil
+}
+
+// AddReaders implements Streams.
+func (s *testStreams) AddReaders(_ shard.StreamID, delta int) {
+	s.readers.Add(int64(delta))
+	s.reports.Add(1)
+}
+
+// KnownReaders implements Streams.
+func (s *testStreams) KnownReaders(shard.StreamID) (n int, known bool) {
+	return int(s.readers.Load()), !s.countless
 }
 
 // ServeOffered implements Streams.

@@ -52,7 +52,7 @@ func CheckHello(h *relaypb.Hello) error {
 
 // CheckToOwner checks an edge's control message. Each Subscribe is checked by addSubscription.
 func CheckToOwner(m *relaypb.ToOwner) error {
-	if len(m.GetSubscribe()) > maxControlItems || len(m.GetUnsubscribe()) > maxControlItems || len(m.GetCredit()) > maxControlItems {
+	if len(m.GetSubscribe()) > maxControlItems || len(m.GetUnsubscribe()) > maxControlItems || len(m.GetCredit()) > maxControlItems || len(m.GetReaders()) > maxControlItems {
 		return malformedError("control")
 	}
 	return nil
@@ -72,6 +72,9 @@ func CheckStatus(s *relaypb.Status) *relaypb.Status {
 	}
 	return s
 }
+
+// ReaderCount returns a number of readers that a peer reports, cut to its bound.
+func ReaderCount(n uint64) int64 { return int64(min(n, maxReaders)) }
 
 func checkChain(chain []*relaypb.Ancestor) error {
 	if len(chain) > shard.MaxChain+1 {

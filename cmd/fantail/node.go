@@ -155,14 +155,14 @@ func (n *node) build(ctx context.Context) (err error) {
 	cfg.shard.Logger, cfg.shard.Metrics = cfg.log, n.registry
 	n.manager = shard.NewManager(n.store, n.tailBuffers, cfg.shard)
 	var streams edge.Backend = n.manager
-	cfg.edge.Creations = n.manager
+	cfg.edge.Creations, cfg.edge.ReaderCounts = n.manager, n.manager
 	// The other nodes. A lone node runs no cluster code.
 	if cfg.fleet != nil {
 		cfg.fleet.Logger, cfg.fleet.Metrics = cfg.log, n.registry
 		if n.relay, err = cluster.Join(ctx, *cfg.fleet, n.manager, n.tailBuffers); err != nil {
 			return err
 		}
-		streams, cfg.edge.Creations = n.relay, n.relay
+		streams, cfg.edge.Creations, cfg.edge.ReaderCounts = n.relay, n.relay, n.relay
 	} else {
 		n.manager.WatchStanding(shard.LoneRole, func(st shard.Standing) {
 			if st.RecordProblem != "" {

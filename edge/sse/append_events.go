@@ -52,6 +52,17 @@ func (s *Session) appendFinalControl(last *frame, st shard.TailStatus, before sh
 // controlEvent returns the control event of f, or of the announced offset without a data event if f
 // is nil. The client's cursor never decreases.
 func (s *Session) controlEvent(f *frame, at streamEnd) (b []byte) {
+	if s.out.readers != readersUnknown && at != endNotReached {
+		c := countedControl{s.announced.generation, s.announced.pos, 0, at, f == nil, s.out.readers}
+		if f != nil {
+			c.generation, c.pos = f.generation, f.nextPos
+		}
+		if at != endClosed {
+			s.minCursor = max(s.minCursor, s.out.cursor)
+			c.cursor = s.minCursor
+		}
+		return s.frames.renderCounted(c)
+	}
 	if f == nil {
 		s.minCursor = max(s.minCursor, s.out.cursor)
 		return renderStandaloneControl(s.announced.generation, s.announced.pos, s.minCursor, at)

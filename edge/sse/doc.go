@@ -34,6 +34,10 @@
 // need exactly these messages. A data event is followed by its control event (frame.controlEvent),
 // which says where the stream goes on, and whether it has ended.
 //
+// A reader that asked for the number of the stream's readers is shown it in each control event that says
+// "up to date" (counted_control.go), and gets such an event in the place of a heartbeat. A change of the
+// number sends nothing.
+//
 // A reader of text is shown the same text whichever messages share an event (text.go): an LF after a
 // CR is no second line break, even if the two are in two events, and no event ends inside a
 // character. Messages that end inside one are held back (heldMessages), for MaxHeldTime at most.
@@ -50,7 +54,7 @@
 //	held_messages, look_back     text that is split between messages
 //	append_events                events into the output
 //	session                      a reader's state
-//	frame_cache, output_buffer
+//	frame_cache, counted_control, output_buffer
 //	frame, departure
 //	rules, text, wake_signal
 //

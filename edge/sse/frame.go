@@ -213,12 +213,12 @@ const (
 // renderControl lays out a control event after the data event of the same position, which
 // carries the id.
 func renderControl(generation shard.Generation, pos shard.Pos, cursor uint64, at streamEnd) []byte {
-	return append(appendControl(make([]byte, 0, 160), generation, pos, cursor, at), "\n\n"...)
+	return append(appendControl(make([]byte, 0, 160), generation, pos, cursor, at, readersUnknown), "\n\n"...)
 }
 
 // renderStandaloneControl lays out a control event without a data event before it; it carries an id.
 func renderStandaloneControl(generation shard.Generation, pos shard.Pos, cursor uint64, at streamEnd) []byte {
-	return appendEventEnd(appendControl(make([]byte, 0, 192), generation, pos, cursor, at), generation, pos)
+	return appendEventEnd(appendControl(make([]byte, 0, 192), generation, pos, cursor, at, readersUnknown), generation, pos)
 }
 
 // RenderControl lays out a control event for a response that has no Session: its client is to go on
@@ -227,8 +227,8 @@ func RenderControl(generation shard.Generation, pos shard.Pos, cursor uint64) []
 	return renderStandaloneControl(generation, pos, cursor, endNotReached)
 }
 
-// appendControl appends a control event up to the end of its data.
-func appendControl(b []byte, generation shard.Generation, pos shard.Pos, cursor uint64, at streamEnd) []byte {
+// appendControl appends a control event up to the end of its data. readers may be readersUnknown.
+func appendControl(b []byte, generation shard.Generation, pos shard.Pos, cursor uint64, at streamEnd, readers int) []byte {
 	b = append(b, "event: control\ndata:{\"streamNextOffset\":\""...)
 	b = position.AppendOffset(b, generation, pos)
 	b = append(b, '"')
@@ -242,6 +242,10 @@ func appendControl(b []byte, generation shard.Generation, pos shard.Pos, cursor 
 	}
 	if at == endClosed {
 		b = append(b, ",\"streamClosed\":true"...)
+	}
+	if readers != readersUnknown {
+		b = append(b, ",\"readers\":"...)
+		b = strconv.AppendInt(b, int64(readers), 10)
 	}
 	return append(b, '}')
 }

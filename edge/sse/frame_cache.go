@@ -14,9 +14,10 @@ import (
 // newest last. A reader that still needs a dropped frame holds it by pointer; for a reader
 // that comes later it is rendered again.
 type FrameCache struct {
-	budget *sendbudget.Budget
-	limit  int64
-	bytes  atomic.Int64
+	budget       *sendbudget.Budget
+	limit        int64
+	bytes        atomic.Int64
+	countReaders func(shard.StreamID) (n int, known bool) // see CountReaders; nil: no number is known
 
 	mu   sync.Mutex // locked before FrameSet.mu
 	sets map[SetKey]*FrameSet
@@ -78,6 +79,9 @@ type FrameSet struct {
 	cache   *FrameCache
 	key     SetKey
 	readers int // guarded by cache.mu
+
+	readersSample atomic.Pointer[readersSample]
+	lastCounted   atomic.Pointer[renderedControl]
 
 	mu      sync.Mutex
 	live    frameRing

@@ -45,7 +45,8 @@ const (
 //   - A reader that has to go (Departure) gets nothing new, but a retry event if it is to reconnect.
 //   - A reader that is behind gets its page; if that could not be read, after a pause.
 //   - Otherwise it gets what is new; and messages that it held back for MaxHeldTime.
-//   - A reader that has accepted nothing for Times.Heartbeat gets a comment.
+//   - A reader that has accepted nothing for Times.Heartbeat gets a comment, or a control event if it
+//     asked for the number of readers.
 func (s *Session) Next(now Instant, cursor uint64, budget int) Action {
 	if s.HasOutput() {
 		return Action{Do: Write}
@@ -69,16 +70,16 @@ func (s *Session) Next(now Instant, cursor uint64, budget int) Action {
 	case s.status == stateGone:
 		return Action{Do: End, Why: EndOfStream}
 	case s.fetching:
-		return s.heartbeatOr(now, Action{Do: Wait, Until: until})
+		return s.heartbeatOr(now, cursor, Action{Do: Wait, Until: until})
 	case s.status == stateBehind && now < s.pauseUntil:
-		return s.heartbeatOr(now, Action{Do: Wait, Until: min(until, s.pauseUntil)})
+		return s.heartbeatOr(now, cursor, Action{Do: Wait, Until: min(until, s.pauseUntil)})
 	case s.status == stateBehind:
 		s.fetching = true
 		return Action{Do: Fetch}
 	case len(s.heldMessages) > 0:
 		until = min(until, s.pauseUntil)
 	}
-	return s.heartbeatOr(now, Action{Do: WaitForNews, Until: until})
+	return s.heartbeatOr(now, cursor, Action{Do: WaitForNews, Until: until})
 }
 
 // renderNews renders what is new; false: nothing is.
@@ -108,16 +109,27 @@ func (s *Session) leave(why EndReason) Action {
 
 // heartbeatOr returns a with the moment of the next heartbeat, or renders a heartbeat that is due.
 // Its moment is drawn each time, so readers that were written to together do not stay together.
-func (s *Session) heartbeatOr(now Instant, a Action) Action {
+func (s *Session) heartbeatOr(now Instant, cursor uint64, a Action) Action {
 	rules := s.departure.rules
 	if now.Sub(s.activeAt) >= rules.Heartbeat {
 		s.prepareBuffer()
-		s.out.pending = append(s.out.pending, heartbeat)
+		s.out.pending = append(s.out.pending, s.heartbeatOutput(now, cursor))
 		return Action{Do: Write}
 	}
 	next := s.activeAt.Add(rules.Heartbeat + rules.random(rules.Heartbeat/4+1))
 	a.Coarse, a.Until = next.Add(rules.Heartbeat/coarseness) < a.Until, min(next, a.Until)
 	return a
+}
+
+// heartbeatOutput returns what a reader gets that has accepted nothing for a while.
+func (s *Session) heartbeatOutput(now Instant, cursor uint64) []byte {
+	if s.countsReaders && s.IsUpToDate() && len(s.heldMessages) == 0 {
+		if s.prepareCount(now); s.out.readers != readersUnknown {
+			s.out.cursor = cursor
+			return s.controlEvent(nil, endUpToDate)
+		}
+	}
+	return heartbeat
 }
 
 // Begin puts what the executor writes before the first event, as a response's header, before the output.

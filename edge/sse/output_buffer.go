@@ -13,6 +13,7 @@ type OutputBuffer struct {
 	pending [][]byte
 	written int      // how many of pending are written
 	cursor  uint64   // the Stream-Cursor of the moment of rendering
+	readers int      // of the stream, at that moment, to be shown; may be readersUnknown
 	frames  []*frame // the frames with data in pending
 	batches []shard.RecordBatch
 }

@@ -9,12 +9,22 @@ func (s *Session) render(now Instant, cursor uint64, budget int) {
 	held := s.heldUpTo()
 	late := held != 0 && now >= s.pauseUntil
 	s.out.cursor = cursor
+	s.prepareCount(now)
 	s.renderBatches(budget, late)
 	switch {
 	case s.status == stateBehind:
 		s.pauseUntil = now
 	case late, s.heldUpTo() != held:
 		s.pauseUntil = now.Add(MaxHeldTime)
+	}
+}
+
+// prepareCount has the output that is rendered next show the number of readers, if the reader asked
+// for it. There is a buffer.
+func (s *Session) prepareCount(now Instant) {
+	s.out.readers = readersUnknown
+	if s.countsReaders {
+		s.out.readers = s.frames.readersAt(now)
 	}
 }
 

@@ -36,6 +36,7 @@ type Session struct {
 	announcedUpToDate bool         // the newest control event said "up to date"
 	fromStart         bool         // began at the start of the stream: what was trimmed there is not missed
 	lookBacks         uint8        // look-backs so far; see beginLookBack
+	countsReaders     bool         // control events show the number of the stream's readers
 	boundary          textBoundary // at the position; before heldMessages, if there are any
 }
 
@@ -61,13 +62,15 @@ type Start struct {
 	FromStart bool   // At is the start of the stream: what was trimmed there is not missed
 	MinCursor uint64 // the smallest Stream-Cursor that the client may get; 0: any
 	Permit    Permit // nil: without an end
+	// CountReaders: control events show the number of the stream's readers, where it is known.
+	CountReaders bool
 }
 
 // NewSession returns the session of a reader of a tail buffer that begins now. Close ends it.
 func NewSession(cache *FrameCache, rules *Rules, tail *shard.TailBuffer, form Framing, start Start, now Instant) Session {
 	s := Session{
 		frames: cache.openSet(tail, form), departure: NewDeparture(rules, start.Permit, now), position: start.At,
-		fromStart: start.FromStart, minCursor: start.MinCursor, status: stateIdle, activeAt: now, pauseUntil: never,
+		fromStart: start.FromStart, minCursor: start.MinCursor, countsReaders: start.CountReaders, status: stateIdle, activeAt: now, pauseUntil: never,
 	}
 	s.announced = announcedOffset{s.generation(), start.At.Pos}
 	if form == FramingText && !start.FromStart {

@@ -94,13 +94,14 @@ type readerState struct {
 	status                          state
 	announcedAny, announcedUpToDate bool
 	boundary                        textBoundary
+	countsReaders                   bool
 }
 
 // sharedState returns the reader's state; false: the session has more state than a readerState.
 func (s *Session) sharedState() (readerState, bool) {
 	plain := len(s.position.Inherited) == 0 && len(s.heldMessages) == 0 && s.page == nil && s.lookBacks == 0 &&
 		!s.fetching && s.leaving == 0 && s.departure.asked == 0
-	return readerState{s.position.Pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary}, plain
+	return readerState{s.position.Pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary, s.countsReaders}, plain
 }
 
 // setSharedState moves the reader to the state that another reader has reached.

@@ -789,7 +789,9 @@ type ToOwner struct {
 	Unsubscribe []uint64  `protobuf:"varint,5,rep,packed,name=unsubscribe,proto3" json:"unsubscribe,omitempty"`
 	Credit      []*Credit `protobuf:"bytes,6,rep,name=credit,proto3" json:"credit,omitempty"`
 	// Credit for all subscriptions together, in bytes.
-	LinkCredit    uint64 `protobuf:"varint,7,opt,name=link_credit,json=linkCredit,proto3" json:"link_credit,omitempty"`
+	LinkCredit uint64 `protobuf:"varint,7,opt,name=link_credit,json=linkCredit,proto3" json:"link_credit,omitempty"`
+	// After a heartbeat is due: of subscriptions whose number of readers has changed since it was said.
+	Readers       []*ReaderReport `protobuf:"bytes,16,rep,name=readers,proto3" json:"readers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,20 +875,145 @@ func (x *ToOwner) GetLinkCredit() uint64 {
 	return 0
 }
 
+func (x *ToOwner) GetReaders() []*ReaderReport {
+	if x != nil {
+		return x.Readers
+	}
+	return nil
+}
+
+// ReaderReport says how many readers the edge feeds by a subscription: its own, and those of nodes that
+// it feeds in turn.
+type ReaderReport struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Handle  uint64                 `protobuf:"varint,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	Readers uint64                 `protobuf:"varint,2,opt,name=readers,proto3" json:"readers,omitempty"`
+	// The edge wants to know how many the stream has on all nodes: ToEdge.readers.
+	Watch         bool `protobuf:"varint,3,opt,name=watch,proto3" json:"watch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReaderReport) Reset() {
+	*x = ReaderReport{}
+	mi := &file_relay_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReaderReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReaderReport) ProtoMessage() {}
+
+func (x *ReaderReport) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReaderReport.ProtoReflect.Descriptor instead.
+func (*ReaderReport) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReaderReport) GetHandle() uint64 {
+	if x != nil {
+		return x.Handle
+	}
+	return 0
+}
+
+func (x *ReaderReport) GetReaders() uint64 {
+	if x != nil {
+		return x.Readers
+	}
+	return 0
+}
+
+func (x *ReaderReport) GetWatch() bool {
+	if x != nil {
+		return x.Watch
+	}
+	return false
+}
+
+// ReaderTotal says how many readers a stream has on all nodes.
+type ReaderTotal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Handle        uint64                 `protobuf:"varint,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	Readers       uint64                 `protobuf:"varint,2,opt,name=readers,proto3" json:"readers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReaderTotal) Reset() {
+	*x = ReaderTotal{}
+	mi := &file_relay_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReaderTotal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReaderTotal) ProtoMessage() {}
+
+func (x *ReaderTotal) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReaderTotal.ProtoReflect.Descriptor instead.
+func (*ReaderTotal) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReaderTotal) GetHandle() uint64 {
+	if x != nil {
+		return x.Handle
+	}
+	return 0
+}
+
+func (x *ReaderTotal) GetReaders() uint64 {
+	if x != nil {
+		return x.Readers
+	}
+	return 0
+}
+
 // ToEdge is an owner's message in the control lane.
 type ToEdge struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Hello     *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	Heartbeat uint64                 `protobuf:"varint,2,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
 	// With each heartbeat.
-	Status        *Status `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
+	Status *Status `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
+	// With a heartbeat: of subscriptions that watch, whose number has changed since it was said.
+	Readers       []*ReaderTotal `protobuf:"bytes,16,rep,name=readers,proto3" json:"readers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ToEdge) Reset() {
 	*x = ToEdge{}
-	mi := &file_relay_proto_msgTypes[7]
+	mi := &file_relay_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1025,7 @@ func (x *ToEdge) String() string {
 func (*ToEdge) ProtoMessage() {}
 
 func (x *ToEdge) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[7]
+	mi := &file_relay_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1038,7 @@ func (x *ToEdge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToEdge.ProtoReflect.Descriptor instead.
 func (*ToEdge) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{7}
+	return file_relay_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ToEdge) GetHello() *Hello {
@@ -931,6 +1058,13 @@ func (x *ToEdge) GetHeartbeat() uint64 {
 func (x *ToEdge) GetStatus() *Status {
 	if x != nil {
 		return x.Status
+	}
+	return nil
+}
+
+func (x *ToEdge) GetReaders() []*ReaderTotal {
+	if x != nil {
+		return x.Readers
 	}
 	return nil
 }
@@ -961,7 +1095,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_relay_proto_msgTypes[8]
+	mi := &file_relay_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1107,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[8]
+	mi := &file_relay_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1120,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{8}
+	return file_relay_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Status) GetReaders() uint64 {
@@ -1057,13 +1191,16 @@ type Subscribe struct {
 	// There is no such stream, and the edge waits for one: the owner sends no records, and ends the
 	// subscription with REASON_CREATED once there is. A release before version 6 does not know it.
 	AwaitCreation bool `protobuf:"varint,5,opt,name=await_creation,json=awaitCreation,proto3" json:"await_creation,omitempty"`
+	// As in a ReaderReport.
+	Readers       uint64 `protobuf:"varint,6,opt,name=readers,proto3" json:"readers,omitempty"`
+	WatchReaders  bool   `protobuf:"varint,7,opt,name=watch_readers,json=watchReaders,proto3" json:"watch_readers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Subscribe) Reset() {
 	*x = Subscribe{}
-	mi := &file_relay_proto_msgTypes[9]
+	mi := &file_relay_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1212,7 @@ func (x *Subscribe) String() string {
 func (*Subscribe) ProtoMessage() {}
 
 func (x *Subscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[9]
+	mi := &file_relay_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1225,7 @@ func (x *Subscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribe.ProtoReflect.Descriptor instead.
 func (*Subscribe) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{9}
+	return file_relay_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Subscribe) GetHandle() uint64 {
@@ -1126,6 +1263,20 @@ func (x *Subscribe) GetAwaitCreation() bool {
 	return false
 }
 
+func (x *Subscribe) GetReaders() uint64 {
+	if x != nil {
+		return x.Readers
+	}
+	return 0
+}
+
+func (x *Subscribe) GetWatchReaders() bool {
+	if x != nil {
+		return x.WatchReaders
+	}
+	return false
+}
+
 // Credit allows more bytes to a subscription. The edge grants it when bytes arrive, whatever its
 // readers do with them.
 type Credit struct {
@@ -1138,7 +1289,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_relay_proto_msgTypes[10]
+	mi := &file_relay_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1301,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[10]
+	mi := &file_relay_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1314,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{10}
+	return file_relay_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Credit) GetHandle() uint64 {
@@ -1193,7 +1344,7 @@ type BulkRequest struct {
 
 func (x *BulkRequest) Reset() {
 	*x = BulkRequest{}
-	mi := &file_relay_proto_msgTypes[11]
+	mi := &file_relay_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1356,7 @@ func (x *BulkRequest) String() string {
 func (*BulkRequest) ProtoMessage() {}
 
 func (x *BulkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[11]
+	mi := &file_relay_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1369,7 @@ func (x *BulkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BulkRequest.ProtoReflect.Descriptor instead.
 func (*BulkRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{11}
+	return file_relay_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BulkRequest) GetIncarnation() uint64 {
@@ -1245,7 +1396,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_relay_proto_msgTypes[12]
+	mi := &file_relay_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1408,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[12]
+	mi := &file_relay_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1421,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{12}
+	return file_relay_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Frame) GetParts() []*Part {
@@ -1298,7 +1449,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_relay_proto_msgTypes[13]
+	mi := &file_relay_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1461,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[13]
+	mi := &file_relay_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1474,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{13}
+	return file_relay_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Part) GetKind() PartKind {
@@ -1386,7 +1537,7 @@ type Subscribed struct {
 
 func (x *Subscribed) Reset() {
 	*x = Subscribed{}
-	mi := &file_relay_proto_msgTypes[14]
+	mi := &file_relay_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1549,7 @@ func (x *Subscribed) String() string {
 func (*Subscribed) ProtoMessage() {}
 
 func (x *Subscribed) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[14]
+	mi := &file_relay_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1562,7 @@ func (x *Subscribed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribed.ProtoReflect.Descriptor instead.
 func (*Subscribed) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{14}
+	return file_relay_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Subscribed) GetInfo() *Info {
@@ -1440,7 +1591,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_relay_proto_msgTypes[15]
+	mi := &file_relay_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1603,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[15]
+	mi := &file_relay_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1616,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{15}
+	return file_relay_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Producer) GetId() []byte {
@@ -1500,7 +1651,7 @@ type WriteChunk struct {
 
 func (x *WriteChunk) Reset() {
 	*x = WriteChunk{}
-	mi := &file_relay_proto_msgTypes[16]
+	mi := &file_relay_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1663,7 @@ func (x *WriteChunk) String() string {
 func (*WriteChunk) ProtoMessage() {}
 
 func (x *WriteChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[16]
+	mi := &file_relay_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1676,7 @@ func (x *WriteChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteChunk.ProtoReflect.Descriptor instead.
 func (*WriteChunk) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{16}
+	return file_relay_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WriteChunk) GetHead() *WriteHead {
@@ -1580,7 +1731,7 @@ type WriteHead struct {
 
 func (x *WriteHead) Reset() {
 	*x = WriteHead{}
-	mi := &file_relay_proto_msgTypes[17]
+	mi := &file_relay_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1743,7 @@ func (x *WriteHead) String() string {
 func (*WriteHead) ProtoMessage() {}
 
 func (x *WriteHead) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[17]
+	mi := &file_relay_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1756,7 @@ func (x *WriteHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteHead.ProtoReflect.Descriptor instead.
 func (*WriteHead) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{17}
+	return file_relay_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WriteHead) GetRoute() *Route {
@@ -1779,7 +1930,7 @@ type IfMatch struct {
 
 func (x *IfMatch) Reset() {
 	*x = IfMatch{}
-	mi := &file_relay_proto_msgTypes[18]
+	mi := &file_relay_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1942,7 @@ func (x *IfMatch) String() string {
 func (*IfMatch) ProtoMessage() {}
 
 func (x *IfMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[18]
+	mi := &file_relay_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1955,7 @@ func (x *IfMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IfMatch.ProtoReflect.Descriptor instead.
 func (*IfMatch) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{18}
+	return file_relay_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *IfMatch) GetPlaces() []*Place {
@@ -1825,7 +1976,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_relay_proto_msgTypes[19]
+	mi := &file_relay_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1988,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[19]
+	mi := &file_relay_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2001,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{19}
+	return file_relay_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Place) GetGeneration() uint64 {
@@ -1879,7 +2030,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_relay_proto_msgTypes[20]
+	mi := &file_relay_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +2042,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[20]
+	mi := &file_relay_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +2055,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{20}
+	return file_relay_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Fork) GetSource() []byte {
@@ -1946,7 +2097,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_relay_proto_msgTypes[21]
+	mi := &file_relay_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2109,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[21]
+	mi := &file_relay_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2122,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{21}
+	return file_relay_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Source) GetRefused() uint32 {
@@ -2052,7 +2203,7 @@ type WriteReply struct {
 
 func (x *WriteReply) Reset() {
 	*x = WriteReply{}
-	mi := &file_relay_proto_msgTypes[22]
+	mi := &file_relay_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2215,7 @@ func (x *WriteReply) String() string {
 func (*WriteReply) ProtoMessage() {}
 
 func (x *WriteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[22]
+	mi := &file_relay_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2228,7 @@ func (x *WriteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteReply.ProtoReflect.Descriptor instead.
 func (*WriteReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{22}
+	return file_relay_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WriteReply) GetCode() uint32 {
@@ -2128,14 +2279,16 @@ type StateRequest struct {
 	Route  *Route                 `protobuf:"bytes,1,opt,name=route,proto3" json:"route,omitempty"`
 	Stream []byte                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
 	// shard.InfoOptions.
-	Options       uint32 `protobuf:"varint,3,opt,name=options,proto3" json:"options,omitempty"`
+	Options uint32 `protobuf:"varint,3,opt,name=options,proto3" json:"options,omitempty"`
+	// The number of the stream's readers is wanted, too.
+	Readers       bool `protobuf:"varint,4,opt,name=readers,proto3" json:"readers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_relay_proto_msgTypes[23]
+	mi := &file_relay_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2300,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[23]
+	mi := &file_relay_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2313,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{23}
+	return file_relay_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StateRequest) GetRoute() *Route {
@@ -2184,17 +2337,26 @@ func (x *StateRequest) GetOptions() uint32 {
 	return 0
 }
 
+func (x *StateRequest) GetReaders() bool {
+	if x != nil {
+		return x.Readers
+	}
+	return false
+}
+
 // StateReply describes a stream.
 type StateReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Info          *Info                  `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Info  *Info                  `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
+	// The stream's readers on all nodes. Absent: not asked for, or not known.
+	Readers       *uint64 `protobuf:"varint,2,opt,name=readers,proto3,oneof" json:"readers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StateReply) Reset() {
 	*x = StateReply{}
-	mi := &file_relay_proto_msgTypes[24]
+	mi := &file_relay_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2368,7 @@ func (x *StateReply) String() string {
 func (*StateReply) ProtoMessage() {}
 
 func (x *StateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[24]
+	mi := &file_relay_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2381,7 @@ func (x *StateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateReply.ProtoReflect.Descriptor instead.
 func (*StateReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{24}
+	return file_relay_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StateReply) GetInfo() *Info {
@@ -2227,6 +2389,13 @@ func (x *StateReply) GetInfo() *Info {
 		return x.Info
 	}
 	return nil
+}
+
+func (x *StateReply) GetReaders() uint64 {
+	if x != nil && x.Readers != nil {
+		return *x.Readers
+	}
+	return 0
 }
 
 // PageRequest asks for a page of history. info names the log and bounds it.
@@ -2241,7 +2410,7 @@ type PageRequest struct {
 
 func (x *PageRequest) Reset() {
 	*x = PageRequest{}
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2422,7 @@ func (x *PageRequest) String() string {
 func (*PageRequest) ProtoMessage() {}
 
 func (x *PageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2435,7 @@ func (x *PageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageRequest.ProtoReflect.Descriptor instead.
 func (*PageRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{25}
+	return file_relay_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PageRequest) GetStream() []byte {
@@ -2301,7 +2470,7 @@ type PageChunk struct {
 
 func (x *PageChunk) Reset() {
 	*x = PageChunk{}
-	mi := &file_relay_proto_msgTypes[26]
+	mi := &file_relay_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2482,7 @@ func (x *PageChunk) String() string {
 func (*PageChunk) ProtoMessage() {}
 
 func (x *PageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[26]
+	mi := &file_relay_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2495,7 @@ func (x *PageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageChunk.ProtoReflect.Descriptor instead.
 func (*PageChunk) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{26}
+	return file_relay_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PageChunk) GetData() []byte {
@@ -2353,7 +2522,7 @@ type TakeOverRequest struct {
 
 func (x *TakeOverRequest) Reset() {
 	*x = TakeOverRequest{}
-	mi := &file_relay_proto_msgTypes[27]
+	mi := &file_relay_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2534,7 @@ func (x *TakeOverRequest) String() string {
 func (*TakeOverRequest) ProtoMessage() {}
 
 func (x *TakeOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[27]
+	mi := &file_relay_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2547,7 @@ func (x *TakeOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeOverRequest.ProtoReflect.Descriptor instead.
 func (*TakeOverRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{27}
+	return file_relay_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TakeOverRequest) GetStream() []byte {
@@ -2397,7 +2566,7 @@ type TakeOverReply struct {
 
 func (x *TakeOverReply) Reset() {
 	*x = TakeOverReply{}
-	mi := &file_relay_proto_msgTypes[28]
+	mi := &file_relay_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +2578,7 @@ func (x *TakeOverReply) String() string {
 func (*TakeOverReply) ProtoMessage() {}
 
 func (x *TakeOverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[28]
+	mi := &file_relay_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +2591,7 @@ func (x *TakeOverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeOverReply.ProtoReflect.Descriptor instead.
 func (*TakeOverReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{28}
+	return file_relay_proto_rawDescGZIP(), []int{30}
 }
 
 // HandoverRequest asks for a stream.
@@ -2438,7 +2607,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_relay_proto_msgTypes[29]
+	mi := &file_relay_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2619,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[29]
+	mi := &file_relay_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2632,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{29}
+	return file_relay_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *HandoverRequest) GetStream() []byte {
@@ -2501,7 +2670,7 @@ type HandoverReply struct {
 
 func (x *HandoverReply) Reset() {
 	*x = HandoverReply{}
-	mi := &file_relay_proto_msgTypes[30]
+	mi := &file_relay_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2682,7 @@ func (x *HandoverReply) String() string {
 func (*HandoverReply) ProtoMessage() {}
 
 func (x *HandoverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[30]
+	mi := &file_relay_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2695,7 @@ func (x *HandoverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverReply.ProtoReflect.Descriptor instead.
 func (*HandoverReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{30}
+	return file_relay_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *HandoverReply) GetFound() bool {
@@ -2559,7 +2728,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_relay_proto_msgTypes[31]
+	mi := &file_relay_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2571,7 +2740,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[31]
+	mi := &file_relay_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2584,7 +2753,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{31}
+	return file_relay_proto_rawDescGZIP(), []int{33}
 }
 
 // PingReply is the answer.
@@ -2596,7 +2765,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_relay_proto_msgTypes[32]
+	mi := &file_relay_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +2777,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[32]
+	mi := &file_relay_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +2790,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{32}
+	return file_relay_proto_rawDescGZIP(), []int{34}
 }
 
 // ReportRequest asks for a report. Its question and its answer are JSON of the admin address, which
@@ -2636,7 +2805,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_relay_proto_msgTypes[33]
+	mi := &file_relay_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2817,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[33]
+	mi := &file_relay_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2830,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{33}
+	return file_relay_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReportRequest) GetQuestion() []byte {
@@ -2682,7 +2851,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_relay_proto_msgTypes[34]
+	mi := &file_relay_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2863,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[34]
+	mi := &file_relay_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2876,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{34}
+	return file_relay_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReportReply) GetReport() []byte {
@@ -2767,7 +2936,7 @@ const file_relay_proto_rawDesc = "" +
 	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x16\n" +
 	"\x06window\x18\x05 \x01(\x04R\x06window\x12\x1f\n" +
 	"\vlink_window\x18\x06 \x01(\x04R\n" +
-	"linkWindow\"\xa9\x02\n" +
+	"linkWindow\"\xe3\x02\n" +
 	"\aToOwner\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.fantail.relay.v1.HelloR\x05hello\x12\x1c\n" +
 	"\theartbeat\x18\x02 \x01(\x04R\theartbeat\x12\x1b\n" +
@@ -2776,11 +2945,20 @@ const file_relay_proto_rawDesc = "" +
 	"\vunsubscribe\x18\x05 \x03(\x04R\vunsubscribe\x120\n" +
 	"\x06credit\x18\x06 \x03(\v2\x18.fantail.relay.v1.CreditR\x06credit\x12\x1f\n" +
 	"\vlink_credit\x18\a \x01(\x04R\n" +
-	"linkCreditJ\x04\b\b\x10\x10\"\x8d\x01\n" +
+	"linkCredit\x128\n" +
+	"\areaders\x18\x10 \x03(\v2\x1e.fantail.relay.v1.ReaderReportR\areadersJ\x04\b\b\x10\x10\"V\n" +
+	"\fReaderReport\x12\x16\n" +
+	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x18\n" +
+	"\areaders\x18\x02 \x01(\x04R\areaders\x12\x14\n" +
+	"\x05watch\x18\x03 \x01(\bR\x05watch\"?\n" +
+	"\vReaderTotal\x12\x16\n" +
+	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x18\n" +
+	"\areaders\x18\x02 \x01(\x04R\areaders\"\xc6\x01\n" +
 	"\x06ToEdge\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.fantail.relay.v1.HelloR\x05hello\x12\x1c\n" +
 	"\theartbeat\x18\x02 \x01(\x04R\theartbeat\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.fantail.relay.v1.StatusR\x06statusJ\x04\b\b\x10\x10\"\xd2\x02\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.fantail.relay.v1.StatusR\x06status\x127\n" +
+	"\areaders\x18\x10 \x03(\v2\x1d.fantail.relay.v1.ReaderTotalR\areadersJ\x04\b\b\x10\x10\"\xd2\x02\n" +
 	"\x06Status\x12\x18\n" +
 	"\areaders\x18\x01 \x01(\x04R\areaders\x12\x1d\n" +
 	"\n" +
@@ -2792,13 +2970,15 @@ const file_relay_proto_rawDesc = "" +
 	"\vrights_hash\x18\a \x01(\fR\n" +
 	"rightsHash\x121\n" +
 	"\x14revocations_position\x18\b \x01(\x04R\x13revocationsPositionB\x1a\n" +
-	"\x18_store_answer_age_millis\"\xa5\x01\n" +
+	"\x18_store_answer_age_millis\"\xe4\x01\n" +
 	"\tSubscribe\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\fR\x06stream\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\x04R\x04from\x12-\n" +
 	"\x05route\x18\x04 \x01(\v2\x17.fantail.relay.v1.RouteR\x05route\x12%\n" +
-	"\x0eawait_creation\x18\x05 \x01(\bR\rawaitCreation\"6\n" +
+	"\x0eawait_creation\x18\x05 \x01(\bR\rawaitCreation\x12\x18\n" +
+	"\areaders\x18\x06 \x01(\x04R\areaders\x12#\n" +
+	"\rwatch_readers\x18\a \x01(\bR\fwatchReaders\"6\n" +
 	"\x06Credit\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"L\n" +
@@ -2892,14 +3072,18 @@ const file_relay_proto_rawDesc = "" +
 	"\x04info\x18\x03 \x01(\v2\x16.fantail.relay.v1.InfoR\x04info\x126\n" +
 	"\bproducer\x18\x04 \x01(\v2\x1a.fantail.relay.v1.ProducerR\bproducer\x12\x1a\n" +
 	"\bexpected\x18\x05 \x01(\x04R\bexpected\x12\x1a\n" +
-	"\breceived\x18\x06 \x01(\x04R\breceived\"o\n" +
+	"\breceived\x18\x06 \x01(\x04R\breceived\"\x89\x01\n" +
 	"\fStateRequest\x12-\n" +
 	"\x05route\x18\x01 \x01(\v2\x17.fantail.relay.v1.RouteR\x05route\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\fR\x06stream\x12\x18\n" +
-	"\aoptions\x18\x03 \x01(\rR\aoptions\"8\n" +
+	"\aoptions\x18\x03 \x01(\rR\aoptions\x12\x18\n" +
+	"\areaders\x18\x04 \x01(\bR\areaders\"c\n" +
 	"\n" +
 	"StateReply\x12*\n" +
-	"\x04info\x18\x01 \x01(\v2\x16.fantail.relay.v1.InfoR\x04info\"e\n" +
+	"\x04info\x18\x01 \x01(\v2\x16.fantail.relay.v1.InfoR\x04info\x12\x1d\n" +
+	"\areaders\x18\x02 \x01(\x04H\x00R\areaders\x88\x01\x01B\n" +
+	"\n" +
+	"\b_readers\"e\n" +
 	"\vPageRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\fR\x06stream\x12*\n" +
 	"\x04info\x18\x02 \x01(\v2\x16.fantail.relay.v1.InfoR\x04info\x12\x12\n" +
@@ -2983,7 +3167,7 @@ func file_relay_proto_rawDescGZIP() []byte {
 }
 
 var file_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_relay_proto_goTypes = []any{
 	(Hop)(0),                // 0: fantail.relay.v1.Hop
 	(Reason)(0),             // 1: fantail.relay.v1.Reason
@@ -2995,34 +3179,36 @@ var file_relay_proto_goTypes = []any{
 	(*Info)(nil),            // 7: fantail.relay.v1.Info
 	(*Hello)(nil),           // 8: fantail.relay.v1.Hello
 	(*ToOwner)(nil),         // 9: fantail.relay.v1.ToOwner
-	(*ToEdge)(nil),          // 10: fantail.relay.v1.ToEdge
-	(*Status)(nil),          // 11: fantail.relay.v1.Status
-	(*Subscribe)(nil),       // 12: fantail.relay.v1.Subscribe
-	(*Credit)(nil),          // 13: fantail.relay.v1.Credit
-	(*BulkRequest)(nil),     // 14: fantail.relay.v1.BulkRequest
-	(*Frame)(nil),           // 15: fantail.relay.v1.Frame
-	(*Part)(nil),            // 16: fantail.relay.v1.Part
-	(*Subscribed)(nil),      // 17: fantail.relay.v1.Subscribed
-	(*Producer)(nil),        // 18: fantail.relay.v1.Producer
-	(*WriteChunk)(nil),      // 19: fantail.relay.v1.WriteChunk
-	(*WriteHead)(nil),       // 20: fantail.relay.v1.WriteHead
-	(*IfMatch)(nil),         // 21: fantail.relay.v1.IfMatch
-	(*Place)(nil),           // 22: fantail.relay.v1.Place
-	(*Fork)(nil),            // 23: fantail.relay.v1.Fork
-	(*Source)(nil),          // 24: fantail.relay.v1.Source
-	(*WriteReply)(nil),      // 25: fantail.relay.v1.WriteReply
-	(*StateRequest)(nil),    // 26: fantail.relay.v1.StateRequest
-	(*StateReply)(nil),      // 27: fantail.relay.v1.StateReply
-	(*PageRequest)(nil),     // 28: fantail.relay.v1.PageRequest
-	(*PageChunk)(nil),       // 29: fantail.relay.v1.PageChunk
-	(*TakeOverRequest)(nil), // 30: fantail.relay.v1.TakeOverRequest
-	(*TakeOverReply)(nil),   // 31: fantail.relay.v1.TakeOverReply
-	(*HandoverRequest)(nil), // 32: fantail.relay.v1.HandoverRequest
-	(*HandoverReply)(nil),   // 33: fantail.relay.v1.HandoverReply
-	(*PingRequest)(nil),     // 34: fantail.relay.v1.PingRequest
-	(*PingReply)(nil),       // 35: fantail.relay.v1.PingReply
-	(*ReportRequest)(nil),   // 36: fantail.relay.v1.ReportRequest
-	(*ReportReply)(nil),     // 37: fantail.relay.v1.ReportReply
+	(*ReaderReport)(nil),    // 10: fantail.relay.v1.ReaderReport
+	(*ReaderTotal)(nil),     // 11: fantail.relay.v1.ReaderTotal
+	(*ToEdge)(nil),          // 12: fantail.relay.v1.ToEdge
+	(*Status)(nil),          // 13: fantail.relay.v1.Status
+	(*Subscribe)(nil),       // 14: fantail.relay.v1.Subscribe
+	(*Credit)(nil),          // 15: fantail.relay.v1.Credit
+	(*BulkRequest)(nil),     // 16: fantail.relay.v1.BulkRequest
+	(*Frame)(nil),           // 17: fantail.relay.v1.Frame
+	(*Part)(nil),            // 18: fantail.relay.v1.Part
+	(*Subscribed)(nil),      // 19: fantail.relay.v1.Subscribed
+	(*Producer)(nil),        // 20: fantail.relay.v1.Producer
+	(*WriteChunk)(nil),      // 21: fantail.relay.v1.WriteChunk
+	(*WriteHead)(nil),       // 22: fantail.relay.v1.WriteHead
+	(*IfMatch)(nil),         // 23: fantail.relay.v1.IfMatch
+	(*Place)(nil),           // 24: fantail.relay.v1.Place
+	(*Fork)(nil),            // 25: fantail.relay.v1.Fork
+	(*Source)(nil),          // 26: fantail.relay.v1.Source
+	(*WriteReply)(nil),      // 27: fantail.relay.v1.WriteReply
+	(*StateRequest)(nil),    // 28: fantail.relay.v1.StateRequest
+	(*StateReply)(nil),      // 29: fantail.relay.v1.StateReply
+	(*PageRequest)(nil),     // 30: fantail.relay.v1.PageRequest
+	(*PageChunk)(nil),       // 31: fantail.relay.v1.PageChunk
+	(*TakeOverRequest)(nil), // 32: fantail.relay.v1.TakeOverRequest
+	(*TakeOverReply)(nil),   // 33: fantail.relay.v1.TakeOverReply
+	(*HandoverRequest)(nil), // 34: fantail.relay.v1.HandoverRequest
+	(*HandoverReply)(nil),   // 35: fantail.relay.v1.HandoverReply
+	(*PingRequest)(nil),     // 36: fantail.relay.v1.PingRequest
+	(*PingReply)(nil),       // 37: fantail.relay.v1.PingReply
+	(*ReportRequest)(nil),   // 38: fantail.relay.v1.ReportRequest
+	(*ReportReply)(nil),     // 39: fantail.relay.v1.ReportReply
 }
 var file_relay_proto_depIdxs = []int32{
 	0,  // 0: fantail.relay.v1.Route.hop:type_name -> fantail.relay.v1.Hop
@@ -3031,54 +3217,56 @@ var file_relay_proto_depIdxs = []int32{
 	6,  // 3: fantail.relay.v1.Info.chain:type_name -> fantail.relay.v1.Ancestor
 	4,  // 4: fantail.relay.v1.Hello.from:type_name -> fantail.relay.v1.PeerAddress
 	8,  // 5: fantail.relay.v1.ToOwner.hello:type_name -> fantail.relay.v1.Hello
-	12, // 6: fantail.relay.v1.ToOwner.subscribe:type_name -> fantail.relay.v1.Subscribe
-	13, // 7: fantail.relay.v1.ToOwner.credit:type_name -> fantail.relay.v1.Credit
-	8,  // 8: fantail.relay.v1.ToEdge.hello:type_name -> fantail.relay.v1.Hello
-	11, // 9: fantail.relay.v1.ToEdge.status:type_name -> fantail.relay.v1.Status
-	3,  // 10: fantail.relay.v1.Subscribe.route:type_name -> fantail.relay.v1.Route
-	16, // 11: fantail.relay.v1.Frame.parts:type_name -> fantail.relay.v1.Part
-	2,  // 12: fantail.relay.v1.Part.kind:type_name -> fantail.relay.v1.PartKind
-	17, // 13: fantail.relay.v1.Part.subscribed:type_name -> fantail.relay.v1.Subscribed
-	4,  // 14: fantail.relay.v1.Part.moved:type_name -> fantail.relay.v1.PeerAddress
-	5,  // 15: fantail.relay.v1.Part.refusal:type_name -> fantail.relay.v1.Refusal
-	7,  // 16: fantail.relay.v1.Subscribed.info:type_name -> fantail.relay.v1.Info
-	20, // 17: fantail.relay.v1.WriteChunk.head:type_name -> fantail.relay.v1.WriteHead
-	3,  // 18: fantail.relay.v1.WriteHead.route:type_name -> fantail.relay.v1.Route
-	18, // 19: fantail.relay.v1.WriteHead.producer:type_name -> fantail.relay.v1.Producer
-	23, // 20: fantail.relay.v1.WriteHead.fork:type_name -> fantail.relay.v1.Fork
-	24, // 21: fantail.relay.v1.WriteHead.source:type_name -> fantail.relay.v1.Source
-	21, // 22: fantail.relay.v1.WriteHead.if_match:type_name -> fantail.relay.v1.IfMatch
-	22, // 23: fantail.relay.v1.IfMatch.places:type_name -> fantail.relay.v1.Place
-	6,  // 24: fantail.relay.v1.Source.chain:type_name -> fantail.relay.v1.Ancestor
-	7,  // 25: fantail.relay.v1.WriteReply.info:type_name -> fantail.relay.v1.Info
-	18, // 26: fantail.relay.v1.WriteReply.producer:type_name -> fantail.relay.v1.Producer
-	3,  // 27: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
-	7,  // 28: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
-	7,  // 29: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
-	4,  // 30: fantail.relay.v1.HandoverRequest.caller:type_name -> fantail.relay.v1.PeerAddress
-	9,  // 31: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
-	14, // 32: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
-	19, // 33: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.WriteChunk
-	26, // 34: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
-	28, // 35: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
-	30, // 36: fantail.relay.v1.Relay.TakeOver:input_type -> fantail.relay.v1.TakeOverRequest
-	32, // 37: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandoverRequest
-	34, // 38: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
-	36, // 39: fantail.relay.v1.Relay.Report:input_type -> fantail.relay.v1.ReportRequest
-	10, // 40: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
-	15, // 41: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
-	25, // 42: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
-	27, // 43: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
-	29, // 44: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
-	31, // 45: fantail.relay.v1.Relay.TakeOver:output_type -> fantail.relay.v1.TakeOverReply
-	33, // 46: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
-	35, // 47: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
-	37, // 48: fantail.relay.v1.Relay.Report:output_type -> fantail.relay.v1.ReportReply
-	40, // [40:49] is the sub-list for method output_type
-	31, // [31:40] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	14, // 6: fantail.relay.v1.ToOwner.subscribe:type_name -> fantail.relay.v1.Subscribe
+	15, // 7: fantail.relay.v1.ToOwner.credit:type_name -> fantail.relay.v1.Credit
+	10, // 8: fantail.relay.v1.ToOwner.readers:type_name -> fantail.relay.v1.ReaderReport
+	8,  // 9: fantail.relay.v1.ToEdge.hello:type_name -> fantail.relay.v1.Hello
+	13, // 10: fantail.relay.v1.ToEdge.status:type_name -> fantail.relay.v1.Status
+	11, // 11: fantail.relay.v1.ToEdge.readers:type_name -> fantail.relay.v1.ReaderTotal
+	3,  // 12: fantail.relay.v1.Subscribe.route:type_name -> fantail.relay.v1.Route
+	18, // 13: fantail.relay.v1.Frame.parts:type_name -> fantail.relay.v1.Part
+	2,  // 14: fantail.relay.v1.Part.kind:type_name -> fantail.relay.v1.PartKind
+	19, // 15: fantail.relay.v1.Part.subscribed:type_name -> fantail.relay.v1.Subscribed
+	4,  // 16: fantail.relay.v1.Part.moved:type_name -> fantail.relay.v1.PeerAddress
+	5,  // 17: fantail.relay.v1.Part.refusal:type_name -> fantail.relay.v1.Refusal
+	7,  // 18: fantail.relay.v1.Subscribed.info:type_name -> fantail.relay.v1.Info
+	22, // 19: fantail.relay.v1.WriteChunk.head:type_name -> fantail.relay.v1.WriteHead
+	3,  // 20: fantail.relay.v1.WriteHead.route:type_name -> fantail.relay.v1.Route
+	20, // 21: fantail.relay.v1.WriteHead.producer:type_name -> fantail.relay.v1.Producer
+	25, // 22: fantail.relay.v1.WriteHead.fork:type_name -> fantail.relay.v1.Fork
+	26, // 23: fantail.relay.v1.WriteHead.source:type_name -> fantail.relay.v1.Source
+	23, // 24: fantail.relay.v1.WriteHead.if_match:type_name -> fantail.relay.v1.IfMatch
+	24, // 25: fantail.relay.v1.IfMatch.places:type_name -> fantail.relay.v1.Place
+	6,  // 26: fantail.relay.v1.Source.chain:type_name -> fantail.relay.v1.Ancestor
+	7,  // 27: fantail.relay.v1.WriteReply.info:type_name -> fantail.relay.v1.Info
+	20, // 28: fantail.relay.v1.WriteReply.producer:type_name -> fantail.relay.v1.Producer
+	3,  // 29: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
+	7,  // 30: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
+	7,  // 31: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
+	4,  // 32: fantail.relay.v1.HandoverRequest.caller:type_name -> fantail.relay.v1.PeerAddress
+	9,  // 33: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
+	16, // 34: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
+	21, // 35: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.WriteChunk
+	28, // 36: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
+	30, // 37: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
+	32, // 38: fantail.relay.v1.Relay.TakeOver:input_type -> fantail.relay.v1.TakeOverRequest
+	34, // 39: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandoverRequest
+	36, // 40: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
+	38, // 41: fantail.relay.v1.Relay.Report:input_type -> fantail.relay.v1.ReportRequest
+	12, // 42: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
+	17, // 43: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
+	27, // 44: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
+	29, // 45: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
+	31, // 46: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
+	33, // 47: fantail.relay.v1.Relay.TakeOver:output_type -> fantail.relay.v1.TakeOverReply
+	35, // 48: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
+	37, // 49: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
+	39, // 50: fantail.relay.v1.Relay.Report:output_type -> fantail.relay.v1.ReportReply
+	42, // [42:51] is the sub-list for method output_type
+	33, // [33:42] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_relay_proto_init() }
@@ -3086,15 +3274,16 @@ func file_relay_proto_init() {
 	if File_relay_proto != nil {
 		return
 	}
-	file_relay_proto_msgTypes[8].OneofWrappers = []any{}
-	file_relay_proto_msgTypes[17].OneofWrappers = []any{}
+	file_relay_proto_msgTypes[10].OneofWrappers = []any{}
+	file_relay_proto_msgTypes[19].OneofWrappers = []any{}
+	file_relay_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_relay_proto_rawDesc), len(file_relay_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
