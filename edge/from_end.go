@@ -74,6 +74,7 @@ func (e *endSearch) searchSegment(ctx context.Context, seg position.Segment, inh
 			for i := page.Len() - 1; i >= 0 && !e.full; i-- {
 				if m := page.Message(i); m.Pos >= first && m.Pos < end {
 					e.take(m, inherited)
+					end = m.Pos // pages may overlap: a message of two counts once
 				}
 			}
 		}

@@ -142,59 +142,76 @@ func TestForksCountIntoWhatTheyInherited(t *testing.T) {
 // are wanted and fit, or it is too far, which only large messages between make it.
 func TestPositionFromEndIsExact(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		log := logtest.NewMemory(1)
-		host := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
-		defer host.Close()
-		id := shard.StreamID("p/x")
-		do := func(req *shard.Request) {
-			req.Stream, req.ID = id, shard.NewAppendID()
-			if out, err := host.Do(rt.Context(), req); err != nil || !out.Code.Accepted() {
-				rt.Fatalf("%v %v", out, err)
-			}
-		}
-		do(&shard.Request{Op: shard.OpCreate, Type: "text/plain"})
-		var sizes []int
+		var appends [][]int
+		total := 0
 		for range rapid.IntRange(1, 8).Draw(rt, "appends") {
 			size := rapid.SampledFrom([]int{1, 10, 1000, 60_000, 300_000, 3 << 19}).Draw(rt, "size")
 			n := rapid.IntRange(1, min(400, 1+(1<<19)/size)).Draw(rt, "messages")
-			var messages shard.Messages
-			for range n {
-				messages.Add([]byte(large[:size]))
-				sizes = append(sizes, size)
-			}
-			do(&shard.Request{Op: shard.OpAppend, Type: "text/plain", Messages: messages})
+			appends = append(appends, slices.Repeat([]int{size}, n))
+			total += n
 		}
-		asked := host
-		if rapid.Bool().Draw(rt, "cold") {
-			asked = shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
-			defer asked.Close()
-		}
-		s := New(Config{}, asked)
-		defer s.Close()
-		info, err := asked.Info(rt.Context(), id, 0)
-		if err != nil {
-			rt.Fatal(err)
-		}
-		n := rapid.IntRange(1, len(sizes)+2).Draw(rt, "n")
-		want, bytes := 0, 0
-		for i := len(sizes) - 1; i >= 0 && want < n && (want == 0 || bytes+sizes[i] <= maxFromEndBytes); i-- {
-			want++
-			bytes += sizes[i]
-		}
-		at, err := s.positionFromEnd(rt.Context(), id, info, uint64(n))
-		if errors.Is(err, errTailTooFar) {
-			if large := slices.Max(sizes) > 60_000; !large && n <= 1000 {
-				rt.Fatalf("%d of %v", n, sizes)
-			}
-			return
-		}
-		if err != nil {
-			rt.Fatal(err)
-		}
-		if got := countFrom(rt.Context(), rt, asked, id, info, at); got != want {
-			rt.Fatalf("tail-%d of %v: %d messages, want %d", n, sizes, got, want)
-		}
+		checkFromEnd(rt, appends, rapid.Bool().Draw(rt, "cold"), rapid.IntRange(1, total+2).Draw(rt, "n"))
 	})
+}
+
+// The page that was read first ends at its bytes, and so does the page near the end; a page between
+// them overlaps one that is known.
+func TestPositionFromEndCountsAMessageOnce(t *testing.T) {
+	checkFromEnd(t, [][]int{{1}, {1}, {300_000}, {300_000, 300_000}, slices.Repeat([]int{60_000}, 6), {1}}, true, 14)
+}
+
+// checkFromEnd asks for the last n messages of a stream with messages of these sizes, append by append;
+// cold: from a node that has nothing of it in memory.
+func checkFromEnd(t rapid.TB, appends [][]int, cold bool, n int) {
+	ctx := context.Background()
+	log := logtest.NewMemory(1)
+	host := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
+	defer host.Close()
+	id := shard.StreamID("p/x")
+	do := func(req *shard.Request) {
+		req.Stream, req.ID = id, shard.NewAppendID()
+		if out, err := host.Do(ctx, req); err != nil || !out.Code.Accepted() {
+			t.Fatalf("%v %v", out, err)
+		}
+	}
+	do(&shard.Request{Op: shard.OpCreate, Type: "text/plain"})
+	for _, sizes := range appends {
+		var messages shard.Messages
+		for _, size := range sizes {
+			messages.Add([]byte(large[:size]))
+		}
+		do(&shard.Request{Op: shard.OpAppend, Type: "text/plain", Messages: messages})
+	}
+	sizes := slices.Concat(appends...)
+	asked := host
+	if cold {
+		asked = shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
+		defer asked.Close()
+	}
+	s := New(Config{}, asked)
+	defer s.Close()
+	info, err := asked.Info(ctx, id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, bytes := 0, 0
+	for i := len(sizes) - 1; i >= 0 && want < n && (want == 0 || bytes+sizes[i] <= maxFromEndBytes); i-- {
+		want++
+		bytes += sizes[i]
+	}
+	at, err := s.positionFromEnd(ctx, id, info, uint64(n))
+	if errors.Is(err, errTailTooFar) {
+		if large := slices.Max(sizes) > 60_000; !large && n <= 1000 {
+			t.Fatalf("%d of %v", n, sizes)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := countFrom(ctx, t, asked, id, info, at); got != want {
+		t.Fatalf("tail-%d of %v: %d messages, want %d", n, sizes, got, want)
+	}
 }
 
 // countFrom returns how many messages a stream has from a position on.
