@@ -36,11 +36,11 @@ func (s *faultyStore) Read(ctx context.Context, id shard.StreamID, from shard.Po
 	return s.Log.Read(ctx, id, from, n)
 }
 
-func (s *faultyStore) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+func (s *faultyStore) Last(ctx context.Context, id shard.StreamID, n, maxBytes int) (shard.Page, error) {
 	if s.cut.Load() {
 		return shard.Page{}, errStoreCut
 	}
-	return s.Log.Last(ctx, id, n)
+	return s.Log.Last(ctx, id, n, maxBytes)
 }
 
 func (s *faultyStore) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {

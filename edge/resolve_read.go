@@ -35,7 +35,7 @@ func (s *Server) resolveRead(ctx context.Context, id shard.StreamID, q *query) (
 			q.staleInfo, ask = true, shard.InfoAllowCached
 		case q.staleInfo && newerInfoMayHelp(err):
 			return info, at, shard.ErrStoreDown
-		case ask&shard.InfoRequireFresh != 0 || !newerInfoMayHelp(err):
+		case ask&shard.InfoRequireFresh != 0 || info.Checked || !newerInfoMayHelp(err):
 			return info, at, err
 		case ask&shard.InfoAllowCached != 0:
 			ask &^= shard.InfoAllowCached

@@ -82,6 +82,12 @@ func (b *appendBatch) answerCalls(err error) {
 // isWritten reports whether nothing of the batch is left to be written.
 func (b *appendBatch) isWritten() bool { return len(b.entries) == 0 && b.remaining == nil }
 
+// isReadForCalls reports whether the fold that the batch was decided on was read from the log after
+// each of its callers had come.
+func (b *appendBatch) isReadForCalls() bool {
+	return !slices.ContainsFunc(b.calls, func(c *call) bool { return c.readFold != b.base })
+}
+
 // hasCreate reports whether a generation begins in what is left of the batch.
 func (b *appendBatch) hasCreate() bool {
 	return slices.ContainsFunc(b.entries, func(e Entry) bool { return e.decoded != nil && e.decoded.Kind == KindCreate })

@@ -25,7 +25,7 @@ func (*ackingLog) Read(context.Context, shard.StreamID, shard.Pos, int) (shard.P
 	return shard.Page{}, nil
 }
 
-func (*ackingLog) Last(context.Context, shard.StreamID, int) (shard.Page, error) {
+func (*ackingLog) Last(context.Context, shard.StreamID, int, int) (shard.Page, error) {
 	return shard.Page{}, nil
 }
 

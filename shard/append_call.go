@@ -19,6 +19,8 @@ type call struct {
 	mintedMillis   Millis    // of a repeated request: when its id was minted, by storage's clock
 	ctx            context.Context
 	trace          *callTrace    // nil: the caller is not traced
+	read           bool          // the log was read after the call had come
+	readFold       *State        // the fold of that; nil: the log was folded before
 	verdict        verdict       // set before done is sent to
 	done           chan struct{} // capacity 1
 }
@@ -62,10 +64,33 @@ func (m *Manager) finishCall(c *call) (Outcome, error) {
 
 // submit gives a caller's request to the sequencer and waits for the verdict.
 func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
-	if err := s.waitReady(ctx); err != nil {
+	c.ctx = ctx
+	t := s.newCreateAttempt(c)
+	if t == nil {
+		return s.submitOpened(ctx, c)
+	}
+	over, out, err := s.submitWithOpening(ctx, c, t)
+	switch {
+	case over:
+		return out, err
+	case !t.unknown:
+		return s.submitOpened(ctx, c)
+	}
+	again := *c.req
+	again.Repeat, c.req = true, &again
+	if out, err = s.submitOpened(ctx, c); err != nil {
+		err = errors.Join(ErrOutcomeUnknown, err)
+	}
+	return out, err
+}
+
+// submitOpened submits a request that no opening carries out.
+func (s *Stream) submitOpened(ctx context.Context, c *call) (Outcome, error) {
+	read, err := s.awaitFold(ctx)
+	if err != nil {
 		return Outcome{}, err
 	}
-	c.ctx = ctx
+	c.read = c.read || read
 	traceCall(ctx, c)
 	leads, err := s.enqueue(c)
 	if errors.Is(err, errExpiryUncertain) {
@@ -106,6 +131,9 @@ func (s *Stream) enqueue(c *call) (leads bool, err error) {
 		return false, ErrStoreDown
 	case len(s.queue) >= maxQueueRequests || s.queueBytes+c.size > maxQueueBytes:
 		return false, ErrOverloaded
+	}
+	if c.read && s.opened {
+		c.readFold = s.state
 	}
 	s.queue = append(s.queue, c)
 	s.queueBytes += c.size

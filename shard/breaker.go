@@ -17,7 +17,8 @@ import (
 // ended.
 type breaker struct {
 	Log
-	now func() time.Time
+	maker LogMaker // the same Log; nil: it is none
+	now   func() time.Time
 
 	mu           sync.Mutex
 	pendingCalls int       // under way
@@ -156,6 +157,16 @@ func (b *breaker) Create(ctx context.Context, id StreamID) error {
 	return err
 }
 
+// CreateNew implements LogMaker. The Log must be one.
+func (b *breaker) CreateNew(ctx context.Context, id StreamID) (made bool, err error) {
+	return guardCall(b, id, func() (bool, error) { return b.maker.CreateNew(ctx, id) })
+}
+
+// EnsureConfig implements LogMaker. The Log must be one.
+func (b *breaker) EnsureConfig(ctx context.Context, id StreamID) (changed bool, err error) {
+	return guardCall(b, id, func() (bool, error) { return b.maker.EnsureConfig(ctx, id) })
+}
+
 // Append implements Log. Its spans are those of the calls in the batch (callTrace).
 func (b *breaker) Append(ctx context.Context, id StreamID, at Pos, batch []Entry) (Ack, error) {
 	return guardCall(b, id, func() (Ack, error) { return b.Log.Append(ctx, id, at, batch) })
@@ -171,9 +182,9 @@ func (b *breaker) Read(ctx context.Context, id StreamID, from Pos, max int) (Pag
 }
 
 // Last implements Log.
-func (b *breaker) Last(ctx context.Context, id StreamID, n int) (Page, error) {
+func (b *breaker) Last(ctx context.Context, id StreamID, n, maxBytes int) (Page, error) {
 	_, span := tracing.Start(ctx, "s2.last", tracing.Client)
-	page, err := guardCall(b, id, func() (Page, error) { return b.Log.Last(ctx, id, n) })
+	page, err := guardCall(b, id, func() (Page, error) { return b.Log.Last(ctx, id, n, maxBytes) })
 	endStorageSpan(span, len(page.Records), err)
 	return page, err
 }

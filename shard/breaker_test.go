@@ -199,11 +199,11 @@ func TestOpenSessionsDoNotHideAnOutage(t *testing.T) {
 // basinlessLog is a Log without a basin for one project. It says so without asking storage.
 type basinlessLog struct{ *hooked }
 
-func (l basinlessLog) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+func (l basinlessLog) Last(ctx context.Context, id shard.StreamID, n, maxBytes int) (shard.Page, error) {
 	if id == "none/x" {
 		return shard.Page{}, shard.ErrNoBasin
 	}
-	return l.hooked.Last(ctx, id, n)
+	return l.hooked.Last(ctx, id, n, maxBytes)
 }
 
 func (l basinlessLog) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {

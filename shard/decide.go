@@ -58,10 +58,10 @@ func refuseAbsent(s *State) Outcome {
 // firstOutcome answers a repeated append id: with the append's first outcome o.
 func firstOutcome(s *State, req *Request, o outcome) Outcome {
 	out := Outcome{Code: CodeAppended, Info: s.Info()}
-	switch o.op {
-	case OpCreate:
+	switch {
+	case req.Op == OpCreate: // o.op is its last record's, which may be a message
 		out.Code = CodeCreated
-	case OpDelete:
+	case o.op == OpDelete:
 		return Outcome{Code: CodeDeleted}
 	}
 	out.Info.Tail = o.end

@@ -6,14 +6,18 @@ import (
 
 // describe answers Manager.Info for this stream.
 func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
+	checked := false
 	if ask&InfoAllowCached == 0 {
-		if err := s.waitFresh(ctx, ask&InfoRequireFresh != 0); err != nil {
+		var err error
+		if checked, err = s.waitFresh(ctx, ask&InfoRequireFresh != 0); err != nil {
 			return Info{}, err
 		}
 	}
-	if err := s.lockReady(ctx); err != nil {
+	read, err := s.lockFold(ctx)
+	if err != nil {
 		return Info{}, err
 	}
+	checked = checked || read
 	if s.isConfirmDue() {
 		s.mu.Unlock()
 		if err := s.confirmChain(ctx); err != nil {
@@ -37,6 +41,7 @@ func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 	m := s.readClocks()
 	expired := s.state.isExpired(m.bothClocks, m.lastUse)
 	info := s.state.Info()
+	info.Checked = checked
 	if ask&InfoTouch != 0 && !expired {
 		s.unsavedUse = s.manager.cfg.Now()
 	}
@@ -59,5 +64,7 @@ func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 		return Info{}, err
 	}
 	defer s.mu.Unlock()
-	return s.state.Info(), nil
+	info = s.state.Info()
+	info.Checked = checked
+	return info, nil
 }

@@ -4,7 +4,8 @@
 // # The path of an append
 //
 //	Manager.Do                     acquireStream finds or makes the Stream; a create that forks: createFork
-//	  Stream.submit                waitReady folds a log that is not in memory: runOpening, takeOver
+//	  Stream.submit                awaitFold folds a log that is not in memory: runOpening, takeOver
+//	    submitWithOpening          a create request for such a log goes beside the reads: sendCreate
 //	    enqueue                    a full queue refuses; no batch in flight: the caller leads
 //	    leadWrites → writeLoop     and, if callers wait or the outcome is open, a goroutine goes on
 //	      decideBatch → composeFrom
@@ -66,8 +67,9 @@
 //	  installTail                  opens or extends the tail.Buffer
 //	  addInstalled                 from now on Manager.Do finds the Stream
 //
-// If the previous owner is dead, Stream.takeOver reads instead: the log's last record, then
-// everything from the checkpoint that this record points back to (foldFromCheckpoint).
+// If the previous owner is dead, Stream.takeOver reads instead: the log's last record, and beside it
+// up to 8 KiB of the newest ones; then, unless these reach down to it, everything from the checkpoint
+// that the last record points back to (foldFromCheckpoint).
 //
 // # The path of a fork, and of its pages
 //
@@ -138,8 +140,8 @@
 //     pipelining on this node, which costs time.
 //  6. Parts of an append are visible all or not at all: the run must be contiguous and end in its
 //     commit.
-//  7. A refusal rests on a tail check sent after its caller arrived; a description on such a check,
-//     on an open session, or on a check sent within 250 ms.
+//  7. A refusal rests on a tail check, or on the reads that opened the stream, sent after its caller
+//     arrived; a description on such, on an open session, or on a check sent within 250 ms.
 //  8. Everything here is a cache. Dropping a Stream at any moment costs one or two reads and nothing
 //     else.
 //  9. While storage answers nothing, calls that need it fail immediately; a caller in the middle of
@@ -147,6 +149,8 @@
 //     that are not in memory are read, under token buckets (turn_limiter.go): followers' streams
 //     wait for their turn, other requests for a second. So do questions after names without a
 //     stream.
+//  10. Only a create request makes a log, and only at position 0: where an append makes the log that it
+//     names, nothing else is appended while no log is known.
 //
 // # Bounds
 //
@@ -213,8 +217,10 @@
 //     while it is open or waits for its turn, unless the Log is no Feeder: then one that runs
 //     Log.Follow;
 //   - one per tail check of the tailGuard, guardChecks at most, and the one that starts them;
-//   - one per attempt to open a stream (runOpening), to check its tail (runTailCheck) or to ask a
-//     fork's sources (askSources);
+//   - one per attempt to open a stream (runOpening) and two for its first reads (readAside), one to
+//     check its tail (runTailCheck) or to ask a fork's sources (askSources);
+//   - one per stream that an append has made, until its configuration is checked (ensureConfig),
+//     maxConfigChecks of them with a call under way;
 //   - per Stream at most one writeLoop, where callers wait behind a batch or its first sending left
 //     the outcome open; the first sending runs on the goroutine of the caller that found no batch in
 //     flight. It stays for pipelineLinger while the stream has an append session;

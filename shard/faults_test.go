@@ -81,7 +81,7 @@ func (l *hooked) Read(ctx context.Context, id shard.StreamID, from shard.Pos, n 
 	return l.Memory.Read(ctx, id, from, n)
 }
 
-func (l *hooked) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+func (l *hooked) Last(ctx context.Context, id shard.StreamID, n, maxBytes int) (shard.Page, error) {
 	if err := l.reading(); err != nil {
 		return shard.Page{}, err
 	}
@@ -90,7 +90,7 @@ func (l *hooked) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page
 			return shard.Page{}, err
 		}
 	}
-	return l.Memory.Last(ctx, id, n)
+	return l.Memory.Last(ctx, id, n, maxBytes)
 }
 
 func (l *hooked) Replay(

@@ -132,7 +132,7 @@ func (m *Manager) Summarize(ctx context.Context, id StreamID) (Summary, error) {
 // them, and otherwise from where that is. calls counts the calls of the log.
 func summarize(ctx context.Context, log Log, id StreamID, calls *int) (fold *State, err error) {
 	*calls++
-	last, err := log.Last(ctx, id, summaryRecords)
+	last, err := log.Last(ctx, id, summaryRecords, 0)
 	if err != nil {
 		return nil, err
 	}

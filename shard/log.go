@@ -47,7 +47,9 @@ type Log interface {
 
 	// Last returns the last n records (1 ≤ n ≤ MaxBatchRecords) or what is there
 	// of them; an empty page has the tail. S2: the same, by tail_offset.
-	Last(ctx context.Context, id StreamID, n int) (Page, error)
+	// maxBytes, unless 0, bounds their metered size: the page has the oldest of them,
+	// as many as fit, perhaps none, and then need not have the tail.
+	Last(ctx context.Context, id StreamID, n, maxBytes int) (Page, error)
 
 	// Replay calls fn with the records of [from, to) in order, in pages, until to
 	// is reached, the log ends or fn returns an error, which it returns. It costs
@@ -119,6 +121,18 @@ type Page struct {
 	// Tail is the log's tail by this reply; meaningful if HasTail.
 	Tail    Pos
 	HasTail bool
+}
+
+// recordsFrom returns the page's records from a position on; none: the page does not reach down to it,
+// or not up to it.
+func (p *Page) recordsFrom(from Pos) []Record {
+	if len(p.Records) == 0 || from < p.Records[0].Pos {
+		return nil
+	}
+	if i := from - p.Records[0].Pos; i < Pos(len(p.Records)) && p.Records[i].Pos == from {
+		return p.Records[i:]
+	}
+	return nil
 }
 
 // The errors of a Log. See Log.

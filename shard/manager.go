@@ -31,6 +31,7 @@ type Manager struct {
 	lossReports      lossReports
 	pipelines        pipelines
 	creationWaits    *creationWaits
+	configChecks     *configChecks // of logs that an append has made
 	metrics          *metrics
 
 	sources         *sourceReader                   // reads the logs of forks' sources
@@ -53,6 +54,8 @@ type Manager struct {
 func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	cfg.defaults()
 	h := &Manager{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
+	h.log.maker, _ = log.(LogMaker)
+	h.configChecks = newConfigChecks()
 	h.streams = streamTable{byteBudget: cfg.StateBytes, maxStreams: int64(cfg.maxStreams), byID: map[StreamID]*Stream{}}
 	h.owners = h
 	h.pages = newPages(h.log, cfg.PageBytes, NewPanicHandler(cfg.Logger, cfg.Metrics))

@@ -15,43 +15,60 @@ type sharedCall struct {
 	sent time.Time // when a tail check was sent; set before done is closed
 	err  error     // set before done is closed
 
-	turn    *turn         // of an opening
-	waiters int           // of an opening; guarded by Stream.mu
-	span    *tracing.Span // of an opening: of the caller that began it; nil: that one is not traced
+	// The rest is an opening's, and guarded by Stream.mu, except turn.
+	turn    *turn
+	waiters int
+	span    *tracing.Span  // of the caller that began it; nil: that one is not traced
+	begun   bool           // the log is being read
+	create  *createAttempt // goes beside the reads; nil: none does
 }
 
 // waitReady returns once the log is folded up to a recent tail.
 func (s *Stream) waitReady(ctx context.Context) error {
+	_, err := s.awaitFold(ctx)
+	return err
+}
+
+// awaitFold waits as waitReady does. read: the log was read after the call, so whatever the fold says held at a
+// moment since then.
+func (s *Stream) awaitFold(ctx context.Context) (read bool, err error) {
 	s.mu.Lock()
 	s.lastUsed = s.manager.cfg.Now()
 	switch {
 	case s.stopped:
 		s.mu.Unlock()
-		return ErrNotOwner
+		return false, ErrNotOwner
 	case s.foldErr != nil:
 		s.mu.Unlock()
-		return s.foldErr
+		return false, s.foldErr
 	case s.opened:
 		s.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	ctx, span := tracing.Start(ctx, "open", tracing.Internal)
 	a, err := s.joinOpening(isPatient(ctx), span)
+	read = err == nil && !a.begun
 	s.mu.Unlock()
 	if err == nil {
 		err = s.awaitOpening(ctx, a)
 	}
-	if span != nil {
-		span.Bool(tracing.Shared, a != nil && a.span != span)
-		if err != nil {
-			span.Fail(storageErrorKind(err))
-		}
-		span.End()
-	}
-	return err
+	endOpenSpan(span, a, err)
+	return read && err == nil, err
 }
 
-// awaitOpening waits for an opening.
+// endOpenSpan ends the span of a caller that has waited for an opening.
+func endOpenSpan(span *tracing.Span, a *sharedCall, err error) {
+	if span == nil {
+		return
+	}
+	span.Bool(tracing.Shared, a != nil && a.span != span)
+	if err != nil {
+		span.Fail(storageErrorKind(err))
+	}
+	span.End()
+}
+
+// awaitOpening waits for an opening that the caller has joined.
 func (s *Stream) awaitOpening(ctx context.Context, a *sharedCall) error {
 	select {
 	case <-a.done:
@@ -104,13 +121,19 @@ func (s *Stream) leaveOpening(a *sharedCall) {
 // lockReady locks mu once the log is folded. A fold that is still under way must not be read: it is
 // the stream of some time ago.
 func (s *Stream) lockReady(ctx context.Context) error {
+	_, err := s.lockFold(ctx)
+	return err
+}
+
+// lockFold locks as lockReady does. read: the log was read after the call.
+func (s *Stream) lockFold(ctx context.Context) (read bool, err error) {
 	for {
-		if err := s.waitReady(ctx); err != nil {
-			return err
+		if read, err = s.awaitFold(ctx); err != nil {
+			return false, err
 		}
 		s.mu.Lock()
 		if s.opened {
-			return nil
+			return read, nil
 		}
 		s.mu.Unlock() // reset meanwhile
 	}
@@ -125,7 +148,11 @@ func (s *Stream) runOpening(ctx context.Context, a *sharedCall) {
 			close(a.done) // every caller has left
 			return
 		}
-		err = s.takeOver(a.span.In(ctx))
+		s.mu.Lock()
+		a.begun = true
+		create := a.create
+		s.mu.Unlock()
+		err = s.takeOver(a.span.In(ctx), create)
 	case <-ctx.Done():
 		err = ErrStopped
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -15,13 +16,16 @@ import (
 )
 
 // A panic while a page is read fails the callers that wait for the page, and is counted.
-func TestPanicInAPageFailsItsReaders(t *testing.T) {
+func TestPanicInAPageFailsItsReaders(t *testing.T) { synctest.Test(t, testPanicInAPage) }
+
+func testPanicInAPage(t *testing.T) {
 	log, reg := newHooked(), prometheus.NewRegistry()
 	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), inMode(shard.Config{Metrics: reg}))
 	defer h.Close()
 	do(t, h, create("text/plain"), shard.CodeCreated)
 	out := do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
-	h.Drop(stream) // and with it what memory has
+	h.Drop(stream)  // and with it what memory has
+	synctest.Wait() // all reads of its opening are over
 	log.set(hooks{read: func() error { panic("boom") }})
 	if _, err := h.ReadPage(t.Context(), stream, out.Info, out.Info.Start); !errors.Is(err, shard.ErrPanic) {
 		t.Fatalf("%v", err)

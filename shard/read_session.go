@@ -324,17 +324,19 @@ func (s *Stream) isFreshLocked() bool {
 }
 
 // waitFresh returns once the fold is at most freshFor behind the log, or has everything that the
-// log held when the caller came. Callers share one tail check. A caller that finds a check which
-// was sent before it came waits for that check and looks again. sure: only a check will do.
-func (s *Stream) waitFresh(ctx context.Context, sure bool) error {
+// log held when the caller came (checked). Callers share one tail check. A caller that finds a check
+// which was sent before it came waits for that check and looks again. sure: only what was asked of
+// the log since the caller came will do.
+func (s *Stream) waitFresh(ctx context.Context, sure bool) (checked bool, err error) {
 	came := s.manager.cfg.Now()
 	for {
-		if err := s.lockReady(ctx); err != nil {
-			return err
+		read, err := s.lockFold(ctx)
+		if err != nil {
+			return false, err
 		}
-		if !sure && s.isFreshLocked() {
+		if read || !sure && s.isFreshLocked() {
 			s.mu.Unlock()
-			return nil
+			return read, nil
 		}
 		a := s.tailCheck
 		if a == nil {
@@ -347,7 +349,7 @@ func (s *Stream) waitFresh(ctx context.Context, sure bool) error {
 				s.runTailCheck(ctx, a)
 			}) {
 				s.mu.Unlock()
-				return ErrStopped
+				return false, ErrStopped
 			}
 			s.tailCheck = a
 			s.noteTailCheck()
@@ -356,10 +358,10 @@ func (s *Stream) waitFresh(ctx context.Context, sure bool) error {
 		select {
 		case <-a.done:
 			if a.err != nil || !a.sent.Before(came) {
-				return a.err
+				return a.err == nil, a.err
 			}
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 	}
 }

@@ -14,7 +14,8 @@ func (s *Stream) sendBatch(ctx context.Context, b *appendBatch) {
 		b.err = s.confirmTail(ctx, b)
 		return
 	}
-	if b.needsLog {
+	makesLog := b.needsLog && s.makesLog(b)
+	if b.needsLog && !makesLog {
 		if b.err = s.createLog(ctx); b.err != nil {
 			return
 		}
@@ -30,23 +31,35 @@ func (s *Stream) sendBatch(ctx context.Context, b *appendBatch) {
 		now := time.Now()
 		s.manager.pipelines.acks.note(now, now.Sub(sent))
 		s.manager.pipelines.onCall.Add(1)
+		if makesLog {
+			b.needsLog = false
+			s.noteLogMade()
+		}
 		b.err = s.foldAck(b, ack, at)
 		return
 	}
 	b.err = err
-	certain := isTail(err) || errors.Is(err, ErrNoLog) || errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy)
+	if makesLog && errors.Is(err, ErrNoLog) {
+		s.noteLogMissing()
+	}
 	// Parts without their commit are void, wherever they are.
-	b.maybeWritten = b.maybeWritten || !certain && b.remaining == nil
+	b.maybeWritten = b.maybeWritten || !isCertain(err) && b.remaining == nil
+}
+
+// isCertain reports whether an error of Log.Append says that the batch was not written.
+func isCertain(err error) bool {
+	return isTail(err) || errors.Is(err, ErrNoLog) || errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy)
 }
 
 // confirmTail makes sure that refusals rest on the log as it is, by a tail check sent after the
-// callers arrived: a batch without records proved nothing, and a rival owner may just have written
-// what makes the refusal wrong.
+// callers arrived. A batch without records proved nothing, and a rival owner may just have written
+// what makes the refusal wrong. If the log was read for each caller after it arrived, that is proof
+// enough.
 func (s *Stream) confirmTail(ctx context.Context, b *appendBatch) error {
 	if b.irreversible {
 		return nil
 	}
-	if s.manager.cfg.Mode != ModeExclusive {
+	if s.manager.cfg.Mode != ModeExclusive && !b.isReadForCalls() {
 		err := s.waitToAskAbsent(ctx)
 		if err == nil {
 			err = s.syncToTail(ctx)
@@ -67,9 +80,7 @@ func (s *Stream) createLog(ctx context.Context) error {
 	if err := s.manager.log.Create(ctx, s.id); err != nil {
 		return storeErr(err)
 	}
-	s.mu.Lock()
-	s.noLog, s.timestamps = false, timestampsCapped
-	s.mu.Unlock()
+	s.noteLogConfigured()
 	return nil
 }
 

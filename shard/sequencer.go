@@ -109,7 +109,7 @@ func (b *appendBatch) isLeadersStep() bool {
 	case b.sent:
 		return b.err == nil
 	case b.isWritten():
-		return b.irreversible // nothing is to be confirmed
+		return b.irreversible || b.isReadForCalls() // nothing is to be confirmed
 	default:
 		return !b.needsLog
 	}
@@ -213,7 +213,7 @@ func (s *Stream) composeFrom(c *composer, base *State, limit int) *appendBatch {
 	}
 	s.queue = slices.Delete(s.queue, 0, n)
 	b.foreignBefore = s.foreignRecords
-	b.needsLog = s.noLog || base.generation == 0 && !base.ended && b.hasCreate()
+	b.needsLog = s.noLog || !s.logConfigured && base.generation == 0 && !base.ended && b.hasCreate()
 	return b
 }
 

@@ -223,7 +223,7 @@ func (l *boundedLog) Replay(ctx context.Context, id StreamID, from, to Pos, fn f
 // to be read.
 func readState(ctx context.Context, log Log, id StreamID) (fold *State, err error) {
 	log = &boundedLog{log, maxFoldRecords, maxFoldBytes}
-	last, err := log.Last(ctx, id, 1)
+	last, err := log.Last(ctx, id, 1, 0)
 	if err != nil {
 		return nil, err
 	}

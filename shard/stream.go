@@ -25,15 +25,19 @@ type Stream struct {
 	opened      bool
 	foldErr     error // the log cannot be folded (ErrNeedsLaterRelease); final for this Stream
 	noLog       bool  // the log does not exist yet
-	state       *State
-	assembler   assembler
-	absorbedTo  Pos           // the position after the last record that was folded here; 0: none was
-	wrongBases  []wrongBase   // folded, and not reported yet
-	buffer      *tail.Buffer  // this generation's, with one reference; nil: no generation
-	unsavedUse  time.Time     // the last use that may not be durable; zero: none
-	graceUntil  Millis        // ms since 1970 by storage's clock: uses up to here may be known to the previous owner only
-	cachedClock *storageClock // of the place where the log is; nil: not looked up yet
-	timestamps  timestampMode
+	needsCreate bool  // an append did not make it
+	// logConfigured: this process has made the log since it was read, with the configuration that a
+	// stream needs.
+	logConfigured bool
+	state         *State
+	assembler     assembler
+	absorbedTo    Pos           // the position after the last record that was folded here; 0: none was
+	wrongBases    []wrongBase   // folded, and not reported yet
+	buffer        *tail.Buffer  // this generation's, with one reference; nil: no generation
+	unsavedUse    time.Time     // the last use that may not be durable; zero: none
+	graceUntil    Millis        // ms since 1970 by storage's clock: uses up to here may be known to the previous owner only
+	cachedClock   *storageClock // of the place where the log is; nil: not looked up yet
+	timestamps    timestampMode
 	// timestampsAsked holds the last time that storage was asked for timestamps.
 	timestampsAsked time.Time
 	firstRecord     Pos         // position of the first record, of a log that was folded from its start

@@ -3,43 +3,93 @@ package shard
 import (
 	"context"
 	"errors"
+	"time"
+)
+
+// The newest records of a log, as many as fit, are read beside the last one: with so few bytes that
+// costs no more time, wherever storage is.
+const (
+	recentRecords = 64
+	recentBytes   = 8 << 10
 )
 
 // takeOver folds what a new owner needs: the log's last record, then everything from the checkpoint
-// that this record points back to. Where others wrote last, it searches backwards for the newest
-// record of ours. It holds the tail.Buffer and the fold, and nothing else.
-func (s *Stream) takeOver(ctx context.Context) error {
+// that this record points back to. If the newest records reach down to that, nothing else is read.
+// Where others wrote last, it searches backwards for the newest record of ours. It holds the
+// tail.Buffer and the fold, and nothing else. t is the create request that goes beside the reads; nil:
+// none does.
+func (s *Stream) takeOver(ctx context.Context, t *createAttempt) error {
 	log, sent := s.manager.log, s.manager.cfg.Now()
-	first, cancel := context.WithTimeout(ctx, stallTimeout)
-	defer cancel()
-	last, err := log.Last(first, s.id, 1)
-	noLog := errors.Is(err, ErrNoLog)
-	if err != nil && !noLog {
-		return err
+	recent := s.manager.readAside(ctx, func(ctx context.Context) (Page, error) { return log.Last(ctx, s.id, recentRecords, recentBytes) })
+	last := s.manager.readAside(ctx, func(ctx context.Context) (Page, error) { return log.Last(ctx, s.id, 1, 0) })
+	if t != nil && s.sendCreate(ctx, t) {
+		return s.openCreated(t, sent)
+	}
+	end, newest := <-last, <-recent
+	noLog := errors.Is(end.err, ErrNoLog)
+	if end.err != nil && !noLog {
+		return end.err
+	}
+	if t != nil && t.exists {
+		noLog = false
 	}
 	var fold *State
-	err = foldFromCheckpoint(ctx, log, s.id, last, func(from, tail Pos) (err error) {
-		fold, err = s.foldFrom(ctx, from, tail, noLog, last.Records)
+	err := foldFromCheckpoint(ctx, log, s.id, end.page, func(from, tail Pos) (err error) {
+		known := newest.page.recordsFrom(from)
+		if known == nil {
+			known = end.page.recordsFrom(from)
+		}
+		fold, err = s.foldFrom(ctx, from, tail, noLog, known)
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	if t != nil && t.made {
+		s.noteLogConfigured()
+	}
+	grace := Millis(0)
+	if fold.hasTTL {
+		grace = fold.lastUsed + touchAhead(fold.ttl) + graceMargin
+	}
+	s.finishTakeOver(fold, sent, grace)
+	return nil
+}
+
+// finishTakeOver makes the fold the stream's, as of the time sent. Uses up to grace may be known to the
+// previous owner only.
+func (s *Stream) finishTakeOver(fold *State, sent time.Time, grace Millis) {
 	s.mu.Lock()
 	wake := s.openTail()
 	if begins := s.firstRecord; s.noteTruncation() {
 		defer s.manager.reportTruncatedLog(s.id, begins, true)
 	}
-	s.graceUntil = 0
-	if fold.hasTTL {
-		s.graceUntil = fold.lastUsed + touchAhead(fold.ttl) + graceMargin
-	}
+	s.graceUntil = grace
 	s.opened, s.syncedAt, fold.rooted = true, sent, true
 	s.noteTakenOver()
 	s.startRefTasks()
 	s.mu.Unlock()
 	wake.WakeAll()
-	return nil
+}
+
+// readResult is the result of a read on a goroutine of its own.
+type readResult struct {
+	page Page
+	err  error
+}
+
+// readAside reads on a goroutine of its own.
+func (m *Manager) readAside(ctx context.Context, read func(context.Context) (Page, error)) <-chan readResult {
+	out := make(chan readResult, 1)
+	if !m.spawn(func(context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, stallTimeout)
+		defer cancel()
+		page, err := read(ctx)
+		out <- readResult{page, err}
+	}) {
+		out <- readResult{err: ErrStopped}
+	}
+	return out
 }
 
 // foldFromCheckpoint calls foldLog with the position at which the fold of a log may begin, and with
@@ -65,18 +115,26 @@ func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, fo
 	return foldLog(from, tail)
 }
 
-// foldFrom folds the log from a position up to tail into a new State. last holds the log's last
-// records. errNoCheckpoint: at from there is no checkpoint to begin with.
-func (s *Stream) foldFrom(ctx context.Context, from, tail Pos, noLog bool, last []Record) (*State, error) {
-	fold := &State{Next: from, rooted: from == 0}
-	s.mu.Lock()
-	s.noLog, s.state, s.assembler = noLog, fold, assembler{from: from}
-	s.firstRecord, s.sawOwnRecord, s.absorbedTo = 0, false, 0
-	s.mu.Unlock()
-	if from+1 == tail && len(last) > 0 {
-		return fold, s.foldFromLog(fold, last)
+// foldFrom folds the log from a position up to tail into a new State. known holds records from there
+// on that have been read already. errNoCheckpoint: at from there is no checkpoint to begin with.
+func (s *Stream) foldFrom(ctx context.Context, from, tail Pos, noLog bool, known []Record) (*State, error) {
+	fold := s.beginFold(from, noLog)
+	if len(known) > 0 {
+		if err := s.foldFromLog(fold, known); err != nil {
+			return fold, err
+		}
 	}
 	return fold, s.catchUp(ctx, fold, tail)
+}
+
+// beginFold returns a new State for the fold of the log from a position on.
+func (s *Stream) beginFold(from Pos, noLog bool) *State {
+	fold := &State{Next: from, rooted: from == 0}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noLog, s.logConfigured, s.state, s.assembler = noLog, false, fold, assembler{from: from}
+	s.firstRecord, s.sawOwnRecord, s.absorbedTo = 0, false, 0
+	return fold
 }
 
 var errNoCheckpoint = errors.New("no checkpoint to begin with")

@@ -85,6 +85,7 @@ type plan struct {
 	skewed  bool
 	far     bool // storage is far away, and appends are pipelined
 	auto    bool // read sessions only where this node did not write
+	makes   bool // an append makes the log that it names
 	streams int
 	readers int // for each stream
 	steps   []step
@@ -98,6 +99,9 @@ func (p *plan) String() string {
 	if p.auto {
 		where += ", sessions where they are needed"
 	}
+	if p.makes {
+		where += ", appends make logs"
+	}
 	return fmt.Sprintf("seed %d: %d nodes, %s%s", p.seed, p.nodes, p.mix, where)
 }
 
@@ -107,7 +111,8 @@ func newPlan(seed uint64, nodes int) *plan {
 	p := &plan{seed: seed, mix: mixes[seed%uint64(len(mixes))], skewed: r.IntN(2) == 0}
 	p.far = seed/uint64(len(mixes))%3 == 2
 	p.auto = seed/uint64(len(mixes))%4 == 1
-	switch seed % 100 { // of a hundred runs one has 50 nodes and nine have 10 to 20
+	p.makes = seed*0x9E3779B97F4A7C15>>63 == 0 // of each of the others' kinds about half
+	switch seed % 100 {                        // of a hundred runs one has 50 nodes and nine have 10 to 20
 	case 50:
 		p.nodes = 50
 	case 5, 16, 27, 38, 49, 60, 71, 82, 93:

@@ -142,6 +142,7 @@ func (s *sim) run(t *testing.T) {
 	s.net.names = s.podIPs
 	s.mem = logtest.NewMemory(s.plan.seed)
 	s.mem.Basin = "fantail-sim"
+	s.mem.AppendsCreate = s.plan.makes
 	s.playPlan()
 	s.mu.Lock()
 	defer s.mu.Unlock()

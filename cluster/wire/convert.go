@@ -43,7 +43,7 @@ func EncodeInfo(i shard.Info) *relaypb.Info {
 		Exists: i.Exists, Generation: uint64(i.Generation), Start: uint64(i.Start), Tail: uint64(i.Tail), LogTail: uint64(i.LogTail),
 		Closed: i.Closed, Type: Bytes(i.Type), HasTtl: i.HasTTL, Ttl: i.TTL,
 		Expires: uint64(i.Expires), ExpiresRaw: Bytes(i.ExpiresRaw), Gone: i.Gone, Truncated: i.Truncated, Hold: encodeID(i.Hold),
-		Chain: encodeChain(i.Chain),
+		Chain: encodeChain(i.Chain), Checked: i.Checked,
 	}
 	return out
 }
@@ -87,7 +87,7 @@ func DecodeInfo(i *relaypb.Info) shard.Info {
 		LogTail: shard.Pos(i.GetLogTail()), Closed: i.GetClosed(), Type: Text(i.GetType()),
 		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: shard.Millis(i.GetExpires()),
 		ExpiresRaw: Text(i.GetExpiresRaw()), Gone: i.GetGone(), Truncated: i.GetTruncated(), Hold: decodeID(i.GetHold()),
-		Chain: decodeChain(i.GetChain()),
+		Chain: decodeChain(i.GetChain()), Checked: i.GetChecked(),
 	}
 	return out
 }

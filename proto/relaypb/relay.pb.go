@@ -529,22 +529,25 @@ func (x *Ancestor) GetStart() uint64 {
 
 // Info is shard.Info.
 type Info struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Exists        bool                   `protobuf:"varint,1,opt,name=exists,proto3" json:"exists,omitempty"`
-	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	Chain         []*Ancestor            `protobuf:"bytes,3,rep,name=chain,proto3" json:"chain,omitempty"`
-	Start         uint64                 `protobuf:"varint,4,opt,name=start,proto3" json:"start,omitempty"`
-	Tail          uint64                 `protobuf:"varint,5,opt,name=tail,proto3" json:"tail,omitempty"`
-	LogTail       uint64                 `protobuf:"varint,6,opt,name=log_tail,json=logTail,proto3" json:"log_tail,omitempty"`
-	Closed        bool                   `protobuf:"varint,7,opt,name=closed,proto3" json:"closed,omitempty"`
-	Type          []byte                 `protobuf:"bytes,8,opt,name=type,proto3" json:"type,omitempty"`
-	HasTtl        bool                   `protobuf:"varint,9,opt,name=has_ttl,json=hasTtl,proto3" json:"has_ttl,omitempty"`
-	Ttl           uint64                 `protobuf:"varint,10,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	Expires       uint64                 `protobuf:"varint,11,opt,name=expires,proto3" json:"expires,omitempty"`
-	ExpiresRaw    []byte                 `protobuf:"bytes,12,opt,name=expires_raw,json=expiresRaw,proto3" json:"expires_raw,omitempty"`
-	Gone          bool                   `protobuf:"varint,13,opt,name=gone,proto3" json:"gone,omitempty"`
-	Hold          []byte                 `protobuf:"bytes,14,opt,name=hold,proto3" json:"hold,omitempty"`
-	Truncated     bool                   `protobuf:"varint,15,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Exists     bool                   `protobuf:"varint,1,opt,name=exists,proto3" json:"exists,omitempty"`
+	Generation uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Chain      []*Ancestor            `protobuf:"bytes,3,rep,name=chain,proto3" json:"chain,omitempty"`
+	Start      uint64                 `protobuf:"varint,4,opt,name=start,proto3" json:"start,omitempty"`
+	Tail       uint64                 `protobuf:"varint,5,opt,name=tail,proto3" json:"tail,omitempty"`
+	LogTail    uint64                 `protobuf:"varint,6,opt,name=log_tail,json=logTail,proto3" json:"log_tail,omitempty"`
+	Closed     bool                   `protobuf:"varint,7,opt,name=closed,proto3" json:"closed,omitempty"`
+	Type       []byte                 `protobuf:"bytes,8,opt,name=type,proto3" json:"type,omitempty"`
+	HasTtl     bool                   `protobuf:"varint,9,opt,name=has_ttl,json=hasTtl,proto3" json:"has_ttl,omitempty"`
+	Ttl        uint64                 `protobuf:"varint,10,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Expires    uint64                 `protobuf:"varint,11,opt,name=expires,proto3" json:"expires,omitempty"`
+	ExpiresRaw []byte                 `protobuf:"bytes,12,opt,name=expires_raw,json=expiresRaw,proto3" json:"expires_raw,omitempty"`
+	Gone       bool                   `protobuf:"varint,13,opt,name=gone,proto3" json:"gone,omitempty"`
+	Hold       []byte                 `protobuf:"bytes,14,opt,name=hold,proto3" json:"hold,omitempty"`
+	Truncated  bool                   `protobuf:"varint,15,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// The log was asked after the request had come. A release that does not say so is asked again before
+	// a client is refused.
+	Checked       bool `protobuf:"varint,16,opt,name=checked,proto3" json:"checked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -680,6 +683,13 @@ func (x *Info) GetHold() []byte {
 func (x *Info) GetTruncated() bool {
 	if x != nil {
 		return x.Truncated
+	}
+	return false
+}
+
+func (x *Info) GetChecked() bool {
+	if x != nil {
+		return x.Checked
 	}
 	return false
 }
@@ -2908,7 +2918,7 @@ const file_relay_proto_rawDesc = "" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x14\n" +
 	"\x05bound\x18\x03 \x01(\x04R\x05bound\x12\x14\n" +
-	"\x05start\x18\x04 \x01(\x04R\x05start\"\x8d\x03\n" +
+	"\x05start\x18\x04 \x01(\x04R\x05start\"\xa7\x03\n" +
 	"\x04Info\x12\x16\n" +
 	"\x06exists\x18\x01 \x01(\bR\x06exists\x12\x1e\n" +
 	"\n" +
@@ -2928,7 +2938,8 @@ const file_relay_proto_rawDesc = "" +
 	"expiresRaw\x12\x12\n" +
 	"\x04gone\x18\r \x01(\bR\x04gone\x12\x12\n" +
 	"\x04hold\x18\x0e \x01(\fR\x04hold\x12\x1c\n" +
-	"\ttruncated\x18\x0f \x01(\bR\ttruncated\"\xbf\x01\n" +
+	"\ttruncated\x18\x0f \x01(\bR\ttruncated\x12\x18\n" +
+	"\achecked\x18\x10 \x01(\bR\achecked\"\xbf\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x121\n" +
 	"\x04from\x18\x02 \x01(\v2\x1d.fantail.relay.v1.PeerAddressR\x04from\x12\x0e\n" +

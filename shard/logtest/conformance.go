@@ -49,6 +49,7 @@ var cases = []struct {
 }{
 	{"missing", testMissing, true},
 	{"create is idempotent", testCreate, false},
+	{"make", testMake, false},
 	{"compare and swap", testCompareAndSwap, false},
 	{"limits of a batch", testLimits, false},
 	{"headers", testHeaders, false},
@@ -130,16 +131,18 @@ func (e *testCase) wantBodies(what string, recs []shard.Record, from shard.Pos, 
 }
 
 func testMissing(e *testCase) {
-	_, err := e.Append(e.ctx, e.id, 0, entries("a"))
 	check := func(what string, err error) {
 		if !errors.Is(err, shard.ErrNoLog) {
 			e.Errorf("%s: %v", what, err)
 		}
 	}
-	check("append", err)
+	_, err := e.Append(e.ctx, e.id+" appended to", 0, entries("a"))
+	if _, ok := e.Log.(shard.LogMaker); !ok || err != nil { // an append may make it
+		check("append", err)
+	}
 	_, err = e.Read(e.ctx, e.id, 0, 0)
 	check("read", err)
-	_, err = e.Last(e.ctx, e.id, 1)
+	_, err = e.Last(e.ctx, e.id, 1, 0)
 	check("last", err)
 	_, err = e.Tail(e.ctx, e.id)
 	check("tail", err)
@@ -154,6 +157,46 @@ func testCreate(e *testCase) {
 	if tail, err := e.Tail(e.ctx, e.id); err != nil || tail != 1 {
 		e.Errorf("tail %d, %v", tail, err)
 	}
+}
+
+// testMake makes logs beside others that make them. A Log that is no LogMaker passes.
+func testMake(e *testCase) {
+	maker, ok := e.Log.(shard.LogMaker)
+	if !ok {
+		e.Skip("this Log makes logs with Create only")
+	}
+	if _, err := maker.EnsureConfig(e.ctx, e.id); !errors.Is(err, shard.ErrNoLog) {
+		e.Errorf("the configuration of a log that is not there: %v", err)
+	}
+	var mu sync.Mutex
+	makers := 0
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			made, err := maker.CreateNew(e.ctx, e.id)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil && !errors.Is(err, shard.ErrLogBusy) {
+				e.Errorf("make: %v", err)
+			} else if made {
+				makers++
+			}
+		})
+	}
+	wg.Wait()
+	e.append(0, entries("a"))
+	made, err := maker.CreateNew(e.ctx, e.id)
+	if made || err != nil || makers != 1 {
+		e.Errorf("made by %d, and again: %t, %v", makers, made, err)
+	}
+	if changed, err := maker.EnsureConfig(e.ctx, e.id); changed || err != nil {
+		e.Errorf("its configuration was changed: %t, %v", changed, err)
+	}
+	p, err := e.Last(e.ctx, e.id, 1, 0)
+	if err != nil {
+		e.Fatal(err)
+	}
+	e.wantBodies("last", p.Records, 0, "a")
 }
 
 func testCompareAndSwap(e *testCase) {
@@ -187,7 +230,7 @@ func testLimits(e *testCase) {
 	full := shard.Entry{Header: []byte("h")}
 	full.Body = bytes.Repeat([]byte("x"), shard.MaxBatchBytes-full.MeteredSize())
 	e.append(shard.Pos(len(many)), []shard.Entry{full})
-	p, err := e.Last(e.ctx, e.id, 1)
+	p, err := e.Last(e.ctx, e.id, 1, 0)
 	if err != nil || len(p.Records) != 1 || p.Records[0].Size != shard.MaxBatchBytes {
 		e.Fatalf("last: %v", err)
 	}
@@ -240,19 +283,36 @@ func testRead(e *testCase) {
 
 func testLast(e *testCase) {
 	e.create()
-	if p, err := e.Last(e.ctx, e.id, 1); err != nil || len(p.Records) != 0 || !p.HasTail || p.Tail != 0 {
+	if p, err := e.Last(e.ctx, e.id, 1, 0); err != nil || len(p.Records) != 0 || !p.HasTail || p.Tail != 0 {
 		e.Errorf("empty log: %+v, %v", p, err)
 	}
 	e.append(0, entries("a", "b", "c"))
-	p, err := e.Last(e.ctx, e.id, 2)
+	p, err := e.Last(e.ctx, e.id, 2, 0)
 	if err != nil {
 		e.Fatal(err)
 	}
 	e.wantBodies("last 2", p.Records, 1, "b", "c")
-	if p, err = e.Last(e.ctx, e.id, 100); err != nil {
+	if p, err = e.Last(e.ctx, e.id, 100, 0); err != nil {
 		e.Fatal(err)
 	}
 	e.wantBodies("last 100", p.Records, 0, "a", "b", "c")
+	size := p.Records[0].Size
+	for _, c := range []struct {
+		n, maxBytes int
+		from        shard.Pos
+		want        []string
+	}{
+		{100, 1 << 20, 0, []string{"a", "b", "c"}},
+		{2, 2 * size, 1, []string{"b", "c"}},
+		{3, 2 * size, 0, []string{"a", "b"}},
+		{3, 2*size - 1, 0, []string{"a"}},
+		{3, size - 1, 0, nil},
+	} {
+		if p, err = e.Last(e.ctx, e.id, c.n, c.maxBytes); err != nil {
+			e.Fatal(err)
+		}
+		e.wantBodies(fmt.Sprintf("last %d in %d bytes", c.n, c.maxBytes), p.Records, c.from, c.want...)
+	}
 }
 
 func testTrim(e *testCase) {

@@ -208,14 +208,21 @@ func (c *Client) deliverAnswer(ctx context.Context, t Faults) error {
 
 // Create implements shard.Log.
 func (c *Client) Create(ctx context.Context, id shard.StreamID) error {
-	t, err := c.deliverRequest(ctx)
-	if err == nil {
-		err = c.memory.Create(ctx, id)
-	}
-	if err == nil {
-		err = c.deliverAnswer(ctx, t)
-	}
+	_, err := roundTrip(ctx, c, func() (struct{}, error) { return struct{}{}, c.memory.Create(ctx, id) })
 	return err
+}
+
+// CreatesByAppend implements shard.LogMaker.
+func (c *Client) CreatesByAppend(id shard.StreamID) bool { return c.memory.CreatesByAppend(id) }
+
+// CreateNew implements shard.LogMaker.
+func (c *Client) CreateNew(ctx context.Context, id shard.StreamID) (made bool, err error) {
+	return roundTrip(ctx, c, func() (bool, error) { return c.memory.CreateNew(ctx, id) })
+}
+
+// EnsureConfig implements shard.LogMaker.
+func (c *Client) EnsureConfig(ctx context.Context, id shard.StreamID) (changed bool, err error) {
+	return roundTrip(ctx, c, func() (bool, error) { return c.memory.EnsureConfig(ctx, id) })
 }
 
 // Append implements shard.Log.
@@ -263,7 +270,7 @@ func (c *Client) write(id shard.StreamID, at shard.Pos, batch []shard.Entry) (sh
 	return c.memory.writeLocked(id, at, batch)
 }
 
-// roundTrip makes a call that only reads: request, operation and answer.
+// roundTrip makes a call that may be made again: request, operation and answer.
 func roundTrip[T any](ctx context.Context, c *Client, do func() (T, error)) (T, error) {
 	var none T
 	t, err := c.deliverRequest(ctx)
@@ -285,8 +292,8 @@ func (c *Client) Read(
 }
 
 // Last implements shard.Log.
-func (c *Client) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
-	p, err := c.countRead(roundTrip(ctx, c, func() (shard.Page, error) { return c.memory.Last(ctx, id, n) }))
+func (c *Client) Last(ctx context.Context, id shard.StreamID, n, maxBytes int) (shard.Page, error) {
+	p, err := c.countRead(roundTrip(ctx, c, func() (shard.Page, error) { return c.memory.Last(ctx, id, n, maxBytes) }))
 	c.countTakeover(id, p)
 	return p, err
 }

@@ -24,6 +24,9 @@ type Memory struct {
 	GoesOn bool
 	// Basin is the basin of the fleet's record; empty: there is none, and nothing is probed.
 	Basin string
+	// AppendsCreate has every append, a refused one too, make the log that it names, as S2 does where a
+	// basin's configuration says so. Such a log has not the configuration that a stream needs.
+	AppendsCreate bool
 
 	sessions atomic.Int64
 
@@ -45,11 +48,12 @@ type FaultOdds struct {
 // Ops counts calls, and how often each fault occurred.
 type Ops struct {
 	Creates, Appends, Reads, Replays, Tails, Follows, Lists int
-	AppendSessions                                          int
+	AppendSessions, ConfigChecks                            int
 	LostRequests, LostAcks, LateAcks                        int
 }
 
 type memoryLog struct {
+	ensured bool // it has the configuration that a stream needs
 	first   shard.Pos
 	recs    []shard.Record
 	time    shard.Millis
@@ -92,10 +96,51 @@ func (m *Memory) Create(_ context.Context, id shard.StreamID) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ops.Creates++
+	m.makeLog(id).ensured = true
+	return nil
+}
+
+// makeLog returns a log, which it makes if it is not there, under mu.
+func (m *Memory) makeLog(id shard.StreamID) *memoryLog {
 	if m.logs[id] == nil {
 		m.logs[id] = &memoryLog{changed: make(chan struct{})}
 	}
-	return nil
+	return m.logs[id]
+}
+
+// CreatesByAppend implements shard.LogMaker.
+func (m *Memory) CreatesByAppend(shard.StreamID) bool { return m.AppendsCreate }
+
+// CreateNew implements shard.LogMaker.
+func (m *Memory) CreateNew(_ context.Context, id shard.StreamID) (made bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ops.Creates++
+	if m.logs[id] != nil {
+		return false, nil
+	}
+	m.makeLog(id).ensured = true
+	return true, nil
+}
+
+// EnsureConfig implements shard.LogMaker.
+func (m *Memory) EnsureConfig(_ context.Context, id shard.StreamID) (changed bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ops.ConfigChecks++
+	l := m.logs[id]
+	if l == nil {
+		return false, shard.ErrNoLog
+	}
+	changed, l.ensured = !l.ensured, true
+	return changed, nil
+}
+
+// HasConfig reports whether a log has the configuration that a stream needs.
+func (m *Memory) HasConfig(id shard.StreamID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.logs[id] != nil && m.logs[id].ensured
 }
 
 func (l *memoryLog) tail() shard.Pos { return l.first + shard.Pos(len(l.recs)) }
@@ -155,6 +200,9 @@ func (m *Memory) now() shard.Millis {
 
 func (m *Memory) writeLocked(id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
 	l := m.logs[id]
+	if l == nil && m.AppendsCreate {
+		l = m.makeLog(id)
+	}
 	if l == nil {
 		return shard.Ack{}, shard.ErrNoLog
 	}
@@ -182,11 +230,9 @@ func checkBatch(batch []shard.Entry) error {
 func (m *Memory) AppendForeign(id shard.StreamID, bodies ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.logs[id] == nil {
-		m.logs[id] = &memoryLog{changed: make(chan struct{})}
-	}
+	l := m.makeLog(id)
 	for _, b := range bodies {
-		m.logs[id].append(m.now(), []shard.Entry{{Body: []byte(b)}})
+		l.append(m.now(), []shard.Entry{{Body: []byte(b)}})
 	}
 }
 
@@ -274,7 +320,7 @@ func (m *Memory) Read(
 }
 
 // Last implements shard.Log.
-func (m *Memory) Last(_ context.Context, id shard.StreamID, n int) (shard.Page, error) {
+func (m *Memory) Last(_ context.Context, id shard.StreamID, n, maxBytes int) (shard.Page, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ops.Reads++
@@ -282,7 +328,18 @@ func (m *Memory) Last(_ context.Context, id shard.StreamID, n int) (shard.Page, 
 	if l == nil {
 		return shard.Page{}, shard.ErrNoLog
 	}
-	return l.page(l.tail()-shard.Pos(min(uint64(n), uint64(len(l.recs)))), n), nil
+	p := l.page(l.tail()-shard.Pos(min(uint64(n), uint64(len(l.recs)))), n)
+	if maxBytes == 0 {
+		return p, nil
+	}
+	p.HasTail = false // as S2's unary reads
+	for i, r := range p.Records {
+		if maxBytes -= r.Size; maxBytes < 0 {
+			p.Records = p.Records[:i]
+			break
+		}
+	}
+	return p, nil
 }
 
 // Replay implements shard.Log.

@@ -116,7 +116,7 @@ func (d *diagnosis) run(ctx context.Context) {
 		return err
 	}) {
 		d.checkCall(ctx, "read", "allowed", func(ctx context.Context) error {
-			_, err := d.store.service.read(ctx, d.basin, scratchStream, 0, 1, true)
+			_, err := d.store.service.read(ctx, d.basin, scratchStream, 0, 1, 0, true)
 			return err
 		})
 		d.sessions(ctx, tail)
@@ -224,10 +224,10 @@ func (d *diagnosis) autoCreate(ctx context.Context) {
 	switch {
 	case err != nil:
 		d.add(name, Skipped, "the token may not read the basin's configuration: %s", d.store.cfg.explainError(shard.Site{Basin: d.basin}, err))
-	case c.CreateStreamOnAppend != nil && *c.CreateStreamOnAppend:
-		d.add(name, Good, "yes")
+	case creationProblem(c) == "":
+		d.add(name, Good, "yes, with a configuration that keeps records: a new stream takes one round trip")
 	default:
-		d.add(name, Warning, "no: a new stream takes one more call. create_stream_on_append in the basin's configuration allows it")
+		d.add(name, Warning, "%s: a new stream takes one round trip more. To allow it: PATCH /v1/basins/%s %s", creationProblem(c), d.basin, howToAllow)
 	}
 }
 

@@ -17,6 +17,9 @@
 // Log.OpenAppendSession is the other way of an append: a session of package s2s, on which shard has
 // several batches in flight. Its end says which of them may be written. Each batch counts as a call.
 //
+// A new stream is made by its first append where its basin's configuration says so; creations knows where
+// (creation.go). It reads a basin's configuration when the basin is first used, and then each hour.
+//
 // Read, Last and Tail are one unary call each, too. No call is repeated here, except a GET on a
 // reused connection that the server had closed.
 //
@@ -72,10 +75,10 @@
 //
 // # Goroutines
 //
-// Those of package s2s, and the workers while a feed has something to do: Close waits for them. None
-// for a feed at rest. With SDKSessions, one pump per open session, for which Follow and Replay wait;
-// the SDK's own goroutines end with the session's context. With a proxy, those of the bridge's
-// server: Close waits for them.
+// One per basin whose configuration is being read: Close waits for them. Those of package s2s, and the
+// workers while a feed has something to do: Close waits for them. None for a feed at rest. With
+// SDKSessions, one pump per open session, for which Follow and Replay wait; the SDK's own goroutines
+// end with the session's context. With a proxy, those of the bridge's server: Close waits for them.
 //
 // # Not here
 //

@@ -143,7 +143,7 @@ func TestForeignHeadersAreNotTakenForOurs(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()
 	out := r.mustDo(h, request(shard.OpCreate, "text/plain", "one"), shard.CodeCreated)
-	page, err := r.log.Last(t.Context(), id, 1)
+	page, err := r.log.Last(t.Context(), id, 1, 0)
 	if err != nil || len(page.Records) != 1 || page.Records[0].Header == nil {
 		t.Fatalf("%+v %v", page, err)
 	}

@@ -24,6 +24,8 @@ const (
 	// the time between two such calls while calls fail.
 	askInterval        = 10 * time.Second
 	askIntervalFailing = time.Second
+	// reviewInterval is the time between two looks for basins' configurations that are due to be read.
+	reviewInterval = time.Minute
 )
 
 // health judges from the results of calls whether S2 answers. A refusal by S2 is an answer.
@@ -166,7 +168,16 @@ func (r result) isOutage() bool {
 func (l *Log) Watch(ctx context.Context) {
 	tick := time.NewTicker(askIntervalFailing)
 	defer tick.Stop()
-	for {
+	if basins, templated := l.cfg.siteBasins(); !templated {
+		for _, b := range basins {
+			l.creations.allows(b)
+		}
+	}
+	for reviewed := time.Now(); ; {
+		if time.Since(reviewed) >= reviewInterval {
+			reviewed = time.Now()
+			l.creations.review()
+		}
 		idle := time.Since(time.Unix(0, l.metrics.health.lastAnswer.Load()))
 		if idle >= askInterval || l.metrics.health.failing.Load() {
 			l.askOnce(ctx)

@@ -20,8 +20,8 @@ type InProcess struct{ logCalls }
 // Basin is a basin of an S2 in this process (s2dev.Direct). Each method is the call of S2's API
 // with that name. Capped is the exception: it reports whether the stream's timestamps never exceed
 // the server's clock. Append returns the first position, and the timestamps of the first and last
-// record. Read returns records from seq on, or the last count records with fromEnd. Follow is a
-// read session: it calls fn with records, and at the tail with none. List returns names in their order,
+// record. Read returns records from seq on, or the last count records with fromEnd, as many as fit in
+// maxBytes, unless that is 0. Follow is a read session: it calls fn with records, and at the tail with none. List returns names in their order,
 // with the times at which the streams were created, in milliseconds. A Refusal is an error that S2
 // answered. Any other error means that there was no answer.
 type Basin interface {
@@ -30,7 +30,7 @@ type Basin interface {
 	Capped(ctx context.Context, name string) (bool, error)
 	Append(ctx context.Context, name string, in *pb.AppendInput) (start, startTime, endTime uint64, err error)
 	Tail(ctx context.Context, name string) (uint64, error)
-	Read(ctx context.Context, name string, seq uint64, count int, fromEnd bool) ([]*pb.SequencedRecord, error)
+	Read(ctx context.Context, name string, seq uint64, count, maxBytes int, fromEnd bool) ([]*pb.SequencedRecord, error)
 	List(ctx context.Context, prefix, after string, limit int) (names []string, created []uint64, more bool, err error)
 	Follow(ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error) error
 }
@@ -101,8 +101,8 @@ func toServerRecord(e shard.Entry) *pb.AppendRecord {
 	return &r.AppendRecord
 }
 
-func (s *inProcessService) read(ctx context.Context, basin, name string, from shard.Pos, count int, fromEnd bool) (shard.Page, error) {
-	recs, err := s.basins.get(basin).Read(ctx, name, uint64(from), count, fromEnd)
+func (s *inProcessService) read(ctx context.Context, basin, name string, from shard.Pos, count, maxBytes int, fromEnd bool) (shard.Page, error) {
+	recs, err := s.basins.get(basin).Read(ctx, name, uint64(from), count, maxBytes, fromEnd)
 	if err != nil {
 		return shard.Page{}, toSDKError(err)
 	}

@@ -22,8 +22,8 @@ type service interface {
 	isCapped(ctx context.Context, basin, name string) (bool, error)
 	append(ctx context.Context, basin, name string, at shard.Pos, batch []shard.Entry) (shard.Ack, error)
 	// read returns records from position from on, at most count of them; or, with fromEnd, the last
-	// count records.
-	read(ctx context.Context, basin, name string, from shard.Pos, count int, fromEnd bool) (shard.Page, error)
+	// count records. maxBytes bounds their metered size; 0: S2's own bound does.
+	read(ctx context.Context, basin, name string, from shard.Pos, count, maxBytes int, fromEnd bool) (shard.Page, error)
 	tail(ctx context.Context, basin, name string) (shard.Pos, error)
 	// list returns limit names at most that begin with prefix and sort above after, in their order.
 	list(ctx context.Context, basin, prefix, after string, limit int) (shard.LogList, error)
@@ -69,7 +69,8 @@ func (b *basinCache[T]) get(name string) T {
 	return one
 }
 
-// EnsureBasin creates a basin if it does not exist. S2: PUT /basins/{b}.
+// EnsureBasin creates a basin if it does not exist, in which an append makes its stream. S2: POST
+// /basins.
 func (l *logCalls) EnsureBasin(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
@@ -147,7 +148,7 @@ func (l *logCalls) Append(
 
 // Read implements shard.Log.
 func (l *logCalls) Read(ctx context.Context, id shard.StreamID, from shard.Pos, limit int) (shard.Page, error) {
-	p, err := l.read(ctx, id, from, pageLimit(limit), false)
+	p, err := l.read(ctx, id, from, pageLimit(limit), 0, false)
 	return emptyAtTail(p, err, from)
 }
 
@@ -169,8 +170,11 @@ func emptyAtTail(p shard.Page, err error, from shard.Pos) (shard.Page, error) {
 }
 
 // Last implements shard.Log.
-func (l *logCalls) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
-	p, err := l.read(ctx, id, 0, n, true)
+func (l *logCalls) Last(ctx context.Context, id shard.StreamID, n, maxBytes int) (shard.Page, error) {
+	p, err := l.read(ctx, id, 0, n, maxBytes, true)
+	if err == nil && maxBytes > 0 {
+		return p, nil
+	}
 	return lastPage(p, err, func() (shard.Pos, error) { return l.Tail(ctx, id) })
 }
 
@@ -187,7 +191,7 @@ func lastPage(p shard.Page, err error, tail func() (shard.Pos, error)) (shard.Pa
 	return p, err
 }
 
-func (l *logCalls) read(ctx context.Context, id shard.StreamID, from shard.Pos, count int, fromEnd bool) (shard.Page, error) {
+func (l *logCalls) read(ctx context.Context, id shard.StreamID, from shard.Pos, count, maxBytes int, fromEnd bool) (shard.Page, error) {
 	basin, name, err := l.cfg.locate(id)
 	if err != nil {
 		return shard.Page{}, err
@@ -195,7 +199,7 @@ func (l *logCalls) read(ctx context.Context, id shard.StreamID, from shard.Pos, 
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	start := time.Now()
-	p, err := l.service.read(ctx, basin, name, from, count, fromEnd)
+	p, err := l.service.read(ctx, basin, name, from, count, maxBytes, fromEnd)
 	err = l.cfg.classifyError("read", err)
 	l.metrics.recordCall(opRead, start, err)
 	if err != nil {

@@ -19,6 +19,8 @@ import (
 type Log struct {
 	logCalls
 	client    *s2.Client
+	sdk       *sdkService
+	creations *creations
 	transport transport
 	bridge    *bridge                   // nil: S2 is reached without a proxy
 	s2s       *s2s.Client               // nil: read sessions are the SDK's
@@ -58,6 +60,7 @@ func Open(cfg Config) (*Log, error) {
 	l.client = s2.New(cfg.Token, opts)
 	l.base, l.appends = base, s2s.NewClient(s2s.Config{Token: l.cfg.Token, UserAgent: "fantail", Silence: l.cfg.silence, SendBuffer: appendSendBuffer})
 	sdk := &sdkService{client: l.client, silence: l.cfg.silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
+	l.sdk, l.creations = sdk, newCreations(l.basinConfig, l.cfg.Logger)
 	if l.service = sdk; !cfg.SDKSessions {
 		own := newS2SService(sdk, &l.cfg, base)
 		l.service, l.s2s = own, own.sessions
@@ -86,6 +89,7 @@ func (l *Log) FeedBytes() int {
 // Close closes idle connections, and read sessions that still run. Sessions of the SDK end with their
 // contexts.
 func (l *Log) Close() error {
+	l.creations.close()
 	l.transport.CloseIdleConnections()
 	_ = l.appends.Close()
 	if l.s2s != nil {
@@ -110,17 +114,19 @@ func (s *sdkService) stream(basin, name string) *s2.StreamClient {
 }
 
 func (s *sdkService) ensureBasin(ctx context.Context, basin string) error {
-	_, err := s.client.Basins.Ensure(ctx, s2.EnsureBasinArgs{Basin: s2.BasinName(basin)})
+	// PUT would reset the configuration of a basin that is there.
+	_, err := s.client.Basins.Create(ctx, s2.CreateBasinArgs{
+		Basin: s2.BasinName(basin), Config: &s2.BasinConfig{CreateStreamOnAppend: new(true), DefaultStreamConfig: neededConfig()},
+	})
+	if hasCode(err, "resource_already_exists") {
+		return nil
+	}
 	return err
 }
 
 func (s *sdkService) ensureStream(ctx context.Context, basin, name string) error {
 	_, err := s.basins.get(basin).Streams.Ensure(ctx, s2.EnsureStreamArgs{
-		Stream: s2.StreamName(name),
-		Config: &s2.StreamConfig{
-			RetentionPolicy: &s2.RetentionPolicy{Infinite: &s2.InfiniteRetention{}},
-			Timestamping:    &s2.TimestampingConfig{Mode: new(s2.TimestampingModeClientPrefer), Uncapped: new(false)},
-		},
+		Stream: s2.StreamName(name), Config: neededConfig(),
 	})
 	return err
 }
@@ -130,11 +136,7 @@ func (s *sdkService) isCapped(ctx context.Context, basin, name string) (bool, er
 	if err != nil {
 		return false, err
 	}
-	if c == nil || c.Timestamping == nil { // S2's default is capped
-		return true, nil
-	}
-	t := c.Timestamping
-	return (t.Uncapped == nil || !*t.Uncapped) && (t.Mode == nil || *t.Mode != s2.TimestampingModeClientRequire), nil
+	return c == nil || isCapped(c.Timestamping), nil
 }
 
 func (s *sdkService) append(ctx context.Context, basin, name string, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
@@ -152,8 +154,11 @@ func (s *sdkService) append(ctx context.Context, basin, name string, at shard.Po
 	}, nil
 }
 
-func (s *sdkService) read(ctx context.Context, basin, name string, from shard.Pos, count int, fromEnd bool) (shard.Page, error) {
+func (s *sdkService) read(ctx context.Context, basin, name string, from shard.Pos, count, maxBytes int, fromEnd bool) (shard.Page, error) {
 	o := &s2.ReadOptions{Count: new(uint64(count))}
+	if maxBytes > 0 {
+		o.Bytes = new(uint64(maxBytes))
+	}
 	if fromEnd {
 		o.TailOffset = new(int64(count))
 	} else {

@@ -25,14 +25,18 @@ func (g responseValidator) RoundTrip(req *http.Request) (*http.Response, error) 
 }
 
 // isValidResponse reports whether an answer has the form of S2's: for a read or an append, 200 with
-// protobuf or JSON, as requested; for a PUT, any success.
+// protobuf or JSON, as requested; for a POST that makes a stream or a basin, 201 with JSON; for a PUT, any
+// success.
 func isValidResponse(req *http.Request, resp *http.Response) bool {
 	if req.Method == http.MethodPut {
 		return resp.StatusCode < http.StatusMultipleChoices
 	}
-	want := "json"
+	status, want := http.StatusOK, "json"
+	if req.Method == http.MethodPost && !strings.HasSuffix(req.URL.Path, "/records") {
+		status = http.StatusCreated
+	}
 	if strings.Contains(req.Header.Get("Accept"), "protobuf") {
 		want = "protobuf"
 	}
-	return resp.StatusCode == http.StatusOK && strings.Contains(resp.Header.Get("Content-Type"), want)
+	return resp.StatusCode == status && strings.Contains(resp.Header.Get("Content-Type"), want)
 }

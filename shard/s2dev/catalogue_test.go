@@ -74,7 +74,7 @@ func TestCatalogueChangesDoNotStallOtherCalls(t *testing.T) {
 			<-disk.waiting
 			go func() {
 				_, tail := d.Tail(t.Context(), "s")
-				_, read := d.Read(t.Context(), "s", 0, 1, false)
+				_, read := d.Read(t.Context(), "s", 0, 1, 0, false)
 				others <- errors.Join(tail, read, d.EnsureStream(t.Context(), "s"))
 			}()
 			limit, stop := context.WithTimeout(t.Context(), 5*time.Second)

@@ -83,7 +83,7 @@ func (d *Direct) EnsureStream(ctx context.Context, name string) error {
 		return toDirectError(lost, err)
 	}
 	if _, _, err := d.server.catalogue.provisionStream(d.basin, name, &streamConfig{
-		Retention: &retention{}, Timestamping: &timestamping{Mode: new(modePrefer), Uncapped: new(false)},
+		Retention: &retention{}, Timestamping: &timestamping{Mode: new(modePrefer), Uncapped: new(false)}, DeleteOnEmpty: &deleteOnEmpty{},
 	}, "", true); err != nil {
 		return toDirectError(false, err)
 	}
@@ -130,9 +130,9 @@ func (d *Direct) Tail(ctx context.Context, name string) (uint64, error) {
 	return tail.Seq, toDirectError(lost, bad)
 }
 
-// Read returns up to count records from seq on (GET /streams/{s}/records). With fromEnd it returns
-// the last count records.
-func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, fromEnd bool) ([]*pb.SequencedRecord, error) {
+// Read returns up to count records from seq on (GET /streams/{s}/records), as many as fit in maxBytes,
+// unless that is 0. With fromEnd it reads the last count records.
+func (d *Direct) Read(ctx context.Context, name string, seq uint64, count, maxBytes int, fromEnd bool) ([]*pb.SequencedRecord, error) {
 	if !d.server.enterRequest() {
 		return nil, ErrNoAnswer
 	}
@@ -145,6 +145,9 @@ func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, f
 	if fromEnd {
 		rd.seq, rd.offset = nil, rd.count
 	}
+	if maxBytes > 0 {
+		rd.bytes = new(uint64(maxBytes))
+	}
 	pos, bad := rd.resolveStart(st)
 	if bad != nil {
 		return nil, toDirectError(false, bad)
@@ -153,11 +156,12 @@ func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, f
 	if bad != nil {
 		return nil, toDirectError(false, bad)
 	}
-	d.server.meter.countRead(st.usage, len(p.recs))
+	recs, _ := rd.limitRecords(p.recs)
+	d.server.meter.countRead(st.usage, len(recs))
 	if d.server.faults.applyAfter(ctx, name, OpRead) {
 		return nil, ErrNoAnswer
 	}
-	return decodeRecords(p.recs)
+	return decodeRecords(recs)
 }
 
 // Follow runs a read session from seq on. It calls fn with records as they come, and without

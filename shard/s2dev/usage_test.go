@@ -17,7 +17,7 @@ func TestUsageDoesNotGrowWithUnknownNames(t *testing.T) {
 		name := fmt.Sprintf("no-%d", i)
 		_, err := d.Tail(t.Context(), name)
 		wantRefusal(t, err, 404, "stream_not_found")
-		_, err = d.Read(t.Context(), name, 0, 1, false)
+		_, err = d.Read(t.Context(), name, 0, 1, 0, false)
 		wantRefusal(t, err, 404, "stream_not_found")
 		_, _, _, err = d.Append(t.Context(), name, textRecords("a"))
 		wantRefusal(t, err, 404, "stream_not_found")

@@ -27,6 +27,8 @@ type Info struct {
 	// Truncated: the log's beginning was deleted, and not by Fantail, and with it the generations
 	// that lived there: an offset of a generation that is not known was one of theirs.
 	Truncated bool
+	// Checked: the log was asked after the call for this Info had come, so that a refusal may rest on it.
+	Checked bool
 	// Closed: no message will follow; Tail is final.
 	Closed bool
 
