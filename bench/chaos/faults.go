@@ -18,6 +18,7 @@ type fault struct {
 	do func(*run) (fired string, err error)
 
 	stall    time.Duration // p99 of the worst that readers with a lasting connection see
+	trips    int           // round trips to S2 that come on top
 	sessions float64       // mean of read sessions ÷ followed streams
 	planned  bool          // streams move with what is known of them
 	lingers  bool          // two nodes may each have opened a session, and paid for its minute
@@ -36,17 +37,17 @@ func faults() []fault {
 		{name: "none", what: "no fault", do: nothing, sessions: 1.001, steady: true},
 		{
 			name: "roll", what: "every node is stopped with SIGTERM and started again, one by one", do: roll,
-			stall: stallPlanned, sessions: 1.02, planned: true,
+			stall: stallPlanned, trips: 1, sessions: 1.02, planned: true,
 		},
 		{
 			name: "surge", what: "a new node is there before the old one goes", do: surge,
-			stall: stallPlanned, sessions: 1.02, planned: true,
+			stall: stallPlanned, trips: 1, sessions: 1.02, planned: true,
 		},
-		{name: "kill", what: "kill -9 of a node", do: kill, stall: stallKilled},
-		{name: "stop", what: "a node is stopped (SIGSTOP) for 10 s", do: freeze(10*time.Second, 10*time.Second), stall: stallSilent, lingers: true},
-		{name: "zombie", what: "a node is stopped for a minute, with appends in flight", do: freeze(60*time.Second, 60*time.Second), stall: stallSilent, lingers: true},
+		{name: "kill", what: "kill -9 of a node", do: kill, stall: stallKilled, trips: 2},
+		{name: "stop", what: "a node is stopped (SIGSTOP) for 10 s", do: freeze(10*time.Second, 10*time.Second), stall: stallSilent, trips: 2, lingers: true},
+		{name: "zombie", what: "a node is stopped for a minute, with appends in flight", do: freeze(60*time.Second, 60*time.Second), stall: stallSilent, trips: 2, lingers: true},
 		{name: "split", what: "the network is cut in two, the nodes on either side", do: split, lingers: true},
-		{name: "dark", what: "a node's network loses everything for 15 s", do: dark, stall: stallSilent, lingers: true},
+		{name: "dark", what: "a node's network loses everything for 15 s", do: dark, stall: stallSilent, trips: 2, lingers: true},
 		{name: "oneway", what: "a node does not hear the others, but they hear it", do: oneway, lingers: true},
 		{name: "noudp", what: "no UDP between the nodes", do: noudp},
 		{name: "loss5", what: "5 % of all packets between nodes are lost", do: loss},

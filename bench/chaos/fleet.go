@@ -21,6 +21,7 @@ type fleet struct {
 	ask         *ask.Asker
 	balancer    *balancer
 	drain       time.Duration
+	endpoint    string // of S2, for the nodes
 
 	places int // for nodes: one more than there are
 
@@ -41,17 +42,24 @@ func (n *node) admin() string { return nodeAt(n.index) + ":4447" }
 const (
 	storePort = ":4430"
 	proxyPort = ":4431"
+	linkPort  = ":4432"
 	basin     = "fantail-chaos"
 )
 
-func startFleet(binary, dir string, nodes int, drain time.Duration) (*fleet, error) {
-	f := &fleet{binary: binary, dir: dir, ask: ask.New(), drain: drain, places: nodes + 1}
+func startFleet(binary, dir string, nodes int, drain, trip time.Duration) (*fleet, error) {
+	f := &fleet{binary: binary, dir: dir, ask: ask.New(), drain: drain, places: nodes + 1, endpoint: "http://" + storeAt + proxyPort}
 	var err error
 	if err := f.startStore(); err != nil {
 		return nil, err
 	}
 	if f.proxy, err = startProxy(storeAt+proxyPort, "http://"+storeAt+storePort); err != nil {
 		return nil, err
+	}
+	if trip > 0 {
+		f.endpoint = "http://" + storeAt + linkPort
+		if err := startLink(storeAt+linkPort, storeAt+proxyPort, trip); err != nil {
+			return nil, err
+		}
 	}
 	for i := range nodes {
 		n := &node{index: i, name: fmt.Sprint("node-", i)}
@@ -86,7 +94,7 @@ func (f *fleet) startNode(n *node) (err error) {
 		f.binary, "--log-format=text", "serve", "--admin-pprof", "--name=" + n.name,
 		"--http=:4437", "--admin=:4447", "--advertise=" + nodeAt(n.index), "--gossip=" + nodeAt(n.index) + ":4457",
 		"--relay=" + nodeAt(n.index) + ":4467",
-		"--s2-endpoint=http://" + storeAt + proxyPort, "--s2-basin=" + basin,
+		"--s2-endpoint=" + f.endpoint, "--s2-basin=" + basin,
 		"--cluster=chaos", "--secret=00112233445566778899aabbccddeeff",
 		"--grace=30s", "--linger=0s", "--drain=" + f.drain.String(), "--join=" + strings.Join(join, ","),
 	}

@@ -35,7 +35,7 @@ type options struct {
 	every, after, drain     time.Duration
 	faults, table, keep     string
 	quick, race             bool
-	soak, between           time.Duration
+	soak, between, trip     time.Duration
 	inside                  string
 
 	crowd    string
@@ -58,6 +58,7 @@ func main() {
 	flag.BoolVar(&o.race, "race", false, "with the race detector in the nodes and S2 (needs a C compiler)")
 	flag.DurationVar(&o.soak, "soak", 0, "instead: restart nodes for so long, and look for leaks")
 	flag.DurationVar(&o.between, "between", 2*time.Minute, "how often a soak restarts them")
+	flag.DurationVar(&o.trip, "trip", 0, "round trip to S2 from every node")
 	flag.StringVar(&o.inside, "inside", "", "for internal use")
 	flag.StringVar(&o.crowd, "crowd", "", "for internal use")
 	flag.BoolVar(&o.longPoll, "longpoll", false, "for internal use")
@@ -124,7 +125,7 @@ func inside(o options) error {
 	if err := furnish(o.nodes + 1); err != nil { // one more, for a surge
 		return err
 	}
-	f, err := startFleet(binary, o.inside, o.nodes, o.drain)
+	f, err := startFleet(binary, o.inside, o.nodes, o.drain, o.trip)
 	if err != nil {
 		return err
 	}
@@ -139,7 +140,7 @@ func inside(o options) error {
 		return err
 	}
 	log("%d readers of %d streams", o.readers, o.streams)
-	r := &run{fleet: f, load: l, quick: o.quick, between: o.between, after: o.after, log: log}
+	r := &run{fleet: f, load: l, quick: o.quick, trip: o.trip, between: o.between, after: o.after, log: log}
 	if _, err := l.verify(); err != nil { // and warm
 		return err
 	}

@@ -13,6 +13,7 @@ type run struct {
 	*fleet
 	load    *load
 	quick   bool
+	trip    time.Duration // to S2 and back
 	between time.Duration // restarts of a soak
 	after   time.Duration // how long to look on once a fault is over
 	log     func(format string, args ...any)
@@ -109,7 +110,7 @@ func (r *run) meet(f fault) (w row) {
 	}
 	w.counts = r.load.writing.begin()
 	r.sessions(&w, f)
-	if p99 := w.tally.Stayed.Quantile(0.99); f.stall > 0 && p99 > f.stall {
+	if p99 := w.tally.Stayed.Quantile(0.99); f.stall > 0 && p99 > r.stallOf(f) {
 		for _, l := range w.tally.Late {
 			r.note("late: %v", l)
 		}
@@ -150,6 +151,9 @@ func (r *run) sessions(w *row, f fault) {
 	}
 }
 
+// stallOf returns the claim for a fault's stall, at this distance from S2.
+func (r *run) stallOf(f fault) time.Duration { return f.stall + time.Duration(f.trips)*r.trip }
+
 // judge holds a row against the claims.
 func (r *run) judge(w *row, f fault, grown map[string]float64, losses int) {
 	if w.damage.total() > 0 {
@@ -168,8 +172,8 @@ func (r *run) judge(w *row, f fault, grown map[string]float64, losses int) {
 		w.fail("nothing was written and read")
 	}
 	// Machines are noisy: what is seen without a fault in the same minute comes on top.
-	if p99 := w.tally.Stayed.Quantile(0.99); f.stall > 0 && p99 > f.stall+w.beside {
-		w.fail("stall of connected readers: p99 %v, more than %v and the %v of the time after", short(p99), f.stall, short(w.beside))
+	if p99 := w.tally.Stayed.Quantile(0.99); f.stall > 0 && p99 > r.stallOf(f)+w.beside {
+		w.fail("stall of connected readers: p99 %v, more than %v and the %v of the time after", short(p99), r.stallOf(f), short(w.beside))
 	}
 	if f.sessions > 0 && w.sessions > f.sessions {
 		w.fail("read sessions ÷ followed streams %.3f, more than %.2f", w.sessions, f.sessions)

@@ -1,5 +1,6 @@
 // Command distance measures appends while S2 is far away, one batch of a stream in flight beside
-// several (--s2-pipelining). A node, the embedded S2 and the link are one machine's; the link is a
+// several (--s2-pipelining), and first requests for streams that a node does not have in memory, with a
+// column for another build if -before names its binary. A node, the embedded S2 and the link are one machine's; the link is a
 // TUN device into a network of S2's own, so it needs root, and Linux. With -tokens an LLM's tokens are
 // written and read by the protocol's own client for Node (make clients installs it), too.
 package main
@@ -34,7 +35,8 @@ var (
 	sink  = flag.String("sink", "", "be the far end of the bare path, at an address; the command starts itself so")
 
 	tokens = flag.Int("tokens", 0, "also measure the gaps that a reader over SSE sees in a stream of so many tokens a second, written through IdempotentProducer")
-	only   = flag.String("only", "", "one part: rates, one, large, tokens, closed")
+	only   = flag.String("only", "", "one part: rates, one, large, tokens, closed, touch")
+	before = flag.String("before", "", "binary of another build, for a column of its own in the table of first requests")
 )
 
 func main() {
@@ -94,6 +96,26 @@ func run() error {
 		return err
 	}
 	defer far.Stop()
+	var all []time.Duration
+	for _, text := range strings.Split(*trips, ",") {
+		trip, err := time.ParseDuration(text)
+		if err != nil {
+			return err
+		}
+		all = append(all, trip)
+	}
+	if *only != "touch" {
+		if err := runAppends(bin, l, all); err != nil {
+			return err
+		}
+	}
+	if *only == "" || *only == "touch" {
+		return runTouches(bin, l, all)
+	}
+	return nil
+}
+
+func runAppends(bin string, l *link, trips []time.Duration) error {
 	var nodes []*node
 	for i, mode := range []string{"off", "on"} {
 		n, err := startNode(bin, mode, i)
@@ -104,11 +126,7 @@ func run() error {
 		nodes = append(nodes, n)
 	}
 	fmt.Printf("%-9s %-28s %24s %24s\n", "trip", "appends", "one batch in flight", "several in flight")
-	for _, text := range strings.Split(*trips, ",") {
-		trip, err := time.ParseDuration(text)
-		if err != nil {
-			return err
-		}
+	for _, trip := range trips {
 		l.setRoundTrip(trip)
 		if err := measure(trip, nodes); err != nil {
 			return err
@@ -127,7 +145,7 @@ type node struct {
 
 func startNode(bin, pipelining string, i int) (*node, error) {
 	addr := fmt.Sprintf("127.0.2.%d:4437", i+1)
-	c, err := child.Start(bin, "", "serve", "--name=distance-"+pipelining, "--http="+addr, fmt.Sprintf("--admin=127.0.2.%d:4447", i+1),
+	c, err := child.Start(bin, "", "serve", fmt.Sprintf("--name=distance-%d", i), "--http="+addr, fmt.Sprintf("--admin=127.0.2.%d:4447", i+1),
 		"--linger=0s", "--drain=1s", "--s2-endpoint=http://"+farAddr, "--s2-basin=fantail-bench", "--s2-pipelining="+pipelining)
 	if err != nil {
 		return nil, err
