@@ -101,12 +101,13 @@ const (
 	StoreFeatures = FeatureStoreAnswered | FeatureStoreRefused | FeatureRecordDiffers
 )
 
-// The versions of the contract in relay.proto: the newest and the oldest that this release speaks,
-// and the first versions with forks, with texts as bytes, with the call TakeOver, with appends under
-// a condition, with news of an awaited stream's creation, and with numbers of readers. A release before RelayVersionBytes
-// cannot read texts that are not UTF-8. A release before RelayVersionIfMatch would write such an
-// append whatever its condition. A release before RelayVersionAwait is asked again and again.
-// While a release before RelayVersionReaders is there, the number of readers is not known.
+// The versions of the contract in relay.proto: the newest and the oldest that this release speaks, and
+// the first versions with something that matters to a sender. They brought forks, texts as bytes, the call
+// TakeOver, appends under a condition, news of an awaited stream's creation, and numbers of readers. A
+// release before RelayVersionBytes cannot read texts that are not UTF-8. A release before
+// RelayVersionIfMatch would write such an append whatever its condition. A release before
+// RelayVersionAwait is asked again and again. While a release before RelayVersionReaders is there, the
+// number of readers is not known.
 const (
 	RelayVersionNewest   = 7
 	RelayVersionOldest   = 1
