@@ -43,6 +43,13 @@ func (s *faultyStore) Last(ctx context.Context, id shard.StreamID, n, maxBytes i
 	return s.Log.Last(ctx, id, n, maxBytes)
 }
 
+func (s *faultyStore) FirstSince(ctx context.Context, id shard.StreamID, since shard.Millis) (shard.Page, error) {
+	if s.cut.Load() {
+		return shard.Page{}, errStoreCut
+	}
+	return s.Log.FirstSince(ctx, id, since)
+}
+
 func (s *faultyStore) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
 	if s.cut.Load() {
 		return 0, errStoreCut

@@ -29,6 +29,10 @@ func (*ackingLog) Last(context.Context, shard.StreamID, int, int) (shard.Page, e
 	return shard.Page{}, nil
 }
 
+func (*ackingLog) FirstSince(context.Context, shard.StreamID, shard.Millis) (shard.Page, error) {
+	return shard.Page{}, nil
+}
+
 func (*ackingLog) Replay(context.Context, shard.StreamID, shard.Pos, shard.Pos, func(shard.Page) error) error {
 	return nil
 }

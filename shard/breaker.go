@@ -189,6 +189,11 @@ func (b *breaker) Last(ctx context.Context, id StreamID, n, maxBytes int) (Page,
 	return page, err
 }
 
+// FirstSince implements Log.
+func (b *breaker) FirstSince(ctx context.Context, id StreamID, since Millis) (Page, error) {
+	return guardCall(b, id, func() (Page, error) { return b.Log.FirstSince(ctx, id, since) })
+}
+
 // Tail implements Log.
 func (b *breaker) Tail(ctx context.Context, id StreamID) (Pos, error) {
 	_, span := tracing.Start(ctx, "s2.tail", tracing.Client)

@@ -93,6 +93,13 @@ func (l *hooked) Last(ctx context.Context, id shard.StreamID, n, maxBytes int) (
 	return l.Memory.Last(ctx, id, n, maxBytes)
 }
 
+func (l *hooked) FirstSince(ctx context.Context, id shard.StreamID, since shard.Millis) (shard.Page, error) {
+	if err := l.reading(); err != nil {
+		return shard.Page{}, err
+	}
+	return l.Memory.FirstSince(ctx, id, since)
+}
+
 func (l *hooked) Replay(
 	ctx context.Context, id shard.StreamID, from, to shard.Pos, fn func(shard.Page) error,
 ) error {

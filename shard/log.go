@@ -51,6 +51,11 @@ type Log interface {
 	// as many as fit, perhaps none, and then need not have the tail.
 	Last(ctx context.Context, id StreamID, n, maxBytes int) (Page, error)
 
+	// FirstSince returns the first record whose time is at or above since; an empty page means that
+	// there is none (yet). Times never fall in one log, so all below that record are earlier.
+	// S2: GET /streams/{s}/records by timestamp.
+	FirstSince(ctx context.Context, id StreamID, since Millis) (Page, error)
+
 	// Replay calls fn with the records of [from, to) in order, in pages, until to
 	// is reached, the log ends or fn returns an error, which it returns. It costs
 	// one bounded read session whatever the length. The pages are fn's to keep.

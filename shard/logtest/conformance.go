@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +56,7 @@ var cases = []struct {
 	{"headers", testHeaders, false},
 	{"read", testRead, false},
 	{"last", testLast, false},
+	{"first since", testFirstSince, false},
 	{"trim", testTrim, false},
 	{"replay", testReplay, false},
 	{"follow", testFollow, true},
@@ -144,6 +146,8 @@ func testMissing(e *testCase) {
 	check("read", err)
 	_, err = e.Last(e.ctx, e.id, 1, 0)
 	check("last", err)
+	_, err = e.FirstSince(e.ctx, e.id, 0)
+	check("first since", err)
 	_, err = e.Tail(e.ctx, e.id)
 	check("tail", err)
 	check("replay", e.Replay(e.ctx, e.id, 0, 1, func(shard.Page) error { return nil }))
@@ -312,6 +316,45 @@ func testLast(e *testCase) {
 			e.Fatal(err)
 		}
 		e.wantBodies(fmt.Sprintf("last %d in %d bytes", c.n, c.maxBytes), p.Records, c.from, c.want...)
+	}
+}
+
+// testFirstSince looks at every time that the log has, and beside it.
+func testFirstSince(e *testCase) {
+	first := func(since shard.Millis) (r shard.Record, ok bool) {
+		e.Helper()
+		p, err := e.FirstSince(e.ctx, e.id, since)
+		if err != nil || len(p.Records) > 1 {
+			e.Fatalf("since %d: %d records, %v", since, len(p.Records), err)
+		}
+		if len(p.Records) == 0 {
+			return r, false
+		}
+		return p.Records[0], true
+	}
+	e.create()
+	if r, ok := first(0); ok {
+		e.Errorf("empty log: %+v", r)
+	}
+	var times []shard.Millis // of the records
+	for distinct := 0; distinct < 4; {
+		ack := e.append(shard.Pos(len(times)), entries("a", "b"))
+		if len(times) == 0 || ack.StartTime > times[len(times)-1] {
+			distinct++
+		}
+		times = append(times, ack.StartTime, ack.EndTime)
+	}
+	last := times[len(times)-1]
+	for _, since := range append(slices.Clone(times), 0, times[0]-1, last-1) {
+		want, _ := slices.BinarySearch(times, since)
+		if r, ok := first(since); !ok || r.Pos != shard.Pos(want) || r.Time != times[want] || len(r.Body) != 1 {
+			e.Errorf("since %d: record %d of %d, %v, want %d of %d", since, r.Pos, r.Time, ok, want, times[want])
+		}
+	}
+	for _, since := range []shard.Millis{last + 1, last + 1<<40, 1<<53 - 1} {
+		if r, ok := first(since); ok {
+			e.Errorf("since %d: %+v, the last is of %d", since, r, last)
+		}
 	}
 }
 

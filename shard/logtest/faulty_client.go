@@ -298,6 +298,11 @@ func (c *Client) Last(ctx context.Context, id shard.StreamID, n, maxBytes int) (
 	return p, err
 }
 
+// FirstSince implements shard.Log.
+func (c *Client) FirstSince(ctx context.Context, id shard.StreamID, since shard.Millis) (shard.Page, error) {
+	return c.countRead(roundTrip(ctx, c, func() (shard.Page, error) { return c.memory.FirstSince(ctx, id, since) }))
+}
+
 func (c *Client) countTakeover(id shard.StreamID, p shard.Page) {
 	c.mu.Lock()
 	if c.counts.TakeoverRecords == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,7 @@ type FaultOdds struct {
 type Ops struct {
 	Creates, Appends, Reads, Replays, Tails, Follows, Lists int
 	AppendSessions, ConfigChecks                            int
+	TimeReads                                               int // of Reads
 	LostRequests, LostAcks, LateAcks                        int
 }
 
@@ -340,6 +342,20 @@ func (m *Memory) Last(_ context.Context, id shard.StreamID, n, maxBytes int) (sh
 		}
 	}
 	return p, nil
+}
+
+// FirstSince implements shard.Log.
+func (m *Memory) FirstSince(_ context.Context, id shard.StreamID, since shard.Millis) (shard.Page, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ops.Reads++
+	m.ops.TimeReads++
+	l := m.logs[id]
+	if l == nil {
+		return shard.Page{}, shard.ErrNoLog
+	}
+	n := sort.Search(len(l.recs), func(i int) bool { return l.recs[i].Time >= since })
+	return l.page(l.first+shard.Pos(n), 1), nil
 }
 
 // Replay implements shard.Log.

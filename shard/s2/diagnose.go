@@ -116,7 +116,7 @@ func (d *diagnosis) run(ctx context.Context) {
 		return err
 	}) {
 		d.checkCall(ctx, "read", "allowed", func(ctx context.Context) error {
-			_, err := d.store.service.read(ctx, d.basin, scratchStream, 0, 1, 0, true)
+			_, err := d.store.service.read(ctx, d.basin, scratchStream, readStart{fromEnd: true}, 1)
 			return err
 		})
 		d.sessions(ctx, tail)

@@ -21,7 +21,8 @@ type InProcess struct{ logCalls }
 // with that name. Capped is the exception: it reports whether the stream's timestamps never exceed
 // the server's clock. Append returns the first position, and the timestamps of the first and last
 // record. Read returns records from seq on, or the last count records with fromEnd, as many as fit in
-// maxBytes, unless that is 0. Follow is a read session: it calls fn with records, and at the tail with none. List returns names in their order,
+// maxBytes, unless that is 0. ReadSince begins at the first record of a time, in milliseconds, or later.
+// Follow is a read session: it calls fn with records, and at the tail with none. List returns names in their order,
 // with the times at which the streams were created, in milliseconds. A Refusal is an error that S2
 // answered. Any other error means that there was no answer.
 type Basin interface {
@@ -31,6 +32,7 @@ type Basin interface {
 	Append(ctx context.Context, name string, in *pb.AppendInput) (start, startTime, endTime uint64, err error)
 	Tail(ctx context.Context, name string) (uint64, error)
 	Read(ctx context.Context, name string, seq uint64, count, maxBytes int, fromEnd bool) ([]*pb.SequencedRecord, error)
+	ReadSince(ctx context.Context, name string, since uint64, count int) ([]*pb.SequencedRecord, error)
 	List(ctx context.Context, prefix, after string, limit int) (names []string, created []uint64, more bool, err error)
 	Follow(ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error) error
 }
@@ -101,8 +103,15 @@ func toServerRecord(e shard.Entry) *pb.AppendRecord {
 	return &r.AppendRecord
 }
 
-func (s *inProcessService) read(ctx context.Context, basin, name string, from shard.Pos, count, maxBytes int, fromEnd bool) (shard.Page, error) {
-	recs, err := s.basins.get(basin).Read(ctx, name, uint64(from), count, maxBytes, fromEnd)
+func (s *inProcessService) read(ctx context.Context, basin, name string, start readStart, count int) (shard.Page, error) {
+	b := s.basins.get(basin)
+	var recs []*pb.SequencedRecord
+	var err error
+	if start.since != nil {
+		recs, err = b.ReadSince(ctx, name, uint64(*start.since), count)
+	} else {
+		recs, err = b.Read(ctx, name, uint64(start.pos), count, start.maxBytes, start.fromEnd)
+	}
 	if err != nil {
 		return shard.Page{}, toSDKError(err)
 	}

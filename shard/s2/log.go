@@ -21,9 +21,8 @@ type service interface {
 	// isCapped reports whether the stream's timestamps never exceed S2's clock.
 	isCapped(ctx context.Context, basin, name string) (bool, error)
 	append(ctx context.Context, basin, name string, at shard.Pos, batch []shard.Entry) (shard.Ack, error)
-	// read returns records from position from on, at most count of them; or, with fromEnd, the last
-	// count records. maxBytes bounds their metered size; 0: S2's own bound does.
-	read(ctx context.Context, basin, name string, from shard.Pos, count, maxBytes int, fromEnd bool) (shard.Page, error)
+	// read returns records from start on, at most count of them.
+	read(ctx context.Context, basin, name string, start readStart, count int) (shard.Page, error)
 	tail(ctx context.Context, basin, name string) (shard.Pos, error)
 	// list returns limit names at most that begin with prefix and sort above after, in their order.
 	list(ctx context.Context, basin, prefix, after string, limit int) (shard.LogList, error)
@@ -32,6 +31,15 @@ type service interface {
 	// the tail. With count, the session ends after so many records, or at the tail. The error is
 	// fn's (a callerError), ctx's cause, or the SDK's; nil: the session ended cleanly.
 	runSession(ctx context.Context, basin, name string, from shard.Pos, count uint64, opened func(), fn func(shard.Page) error) error
+}
+
+// readStart says where a read begins, and how large it may become.
+type readStart struct {
+	pos     shard.Pos     // at this position, unless a field below says otherwise
+	fromEnd bool          // as many records before the end as are wanted
+	since   *shard.Millis // at the first record of this time or later
+
+	maxBytes int // bounds the metered size of the records; 0: S2's own bound does
 }
 
 // logCalls implements shard.Log over a service, for Log and InProcess alike.
@@ -148,7 +156,7 @@ func (l *logCalls) Append(
 
 // Read implements shard.Log.
 func (l *logCalls) Read(ctx context.Context, id shard.StreamID, from shard.Pos, limit int) (shard.Page, error) {
-	p, err := l.read(ctx, id, from, pageLimit(limit), 0, false)
+	p, err := l.read(ctx, id, readStart{pos: from}, pageLimit(limit))
 	return emptyAtTail(p, err, from)
 }
 
@@ -171,7 +179,7 @@ func emptyAtTail(p shard.Page, err error, from shard.Pos) (shard.Page, error) {
 
 // Last implements shard.Log.
 func (l *logCalls) Last(ctx context.Context, id shard.StreamID, n, maxBytes int) (shard.Page, error) {
-	p, err := l.read(ctx, id, 0, n, maxBytes, true)
+	p, err := l.read(ctx, id, readStart{fromEnd: true, maxBytes: maxBytes}, n)
 	if err == nil && maxBytes > 0 {
 		return p, nil
 	}
@@ -191,7 +199,16 @@ func lastPage(p shard.Page, err error, tail func() (shard.Pos, error)) (shard.Pa
 	return p, err
 }
 
-func (l *logCalls) read(ctx context.Context, id shard.StreamID, from shard.Pos, count, maxBytes int, fromEnd bool) (shard.Page, error) {
+// FirstSince implements shard.Log. S2 refuses a read that would begin at the tail.
+func (l *logCalls) FirstSince(ctx context.Context, id shard.StreamID, since shard.Millis) (shard.Page, error) {
+	p, err := l.read(ctx, id, readStart{since: &since}, 1)
+	if end, ok := errors.AsType[*shard.TailError](err); ok {
+		return shard.Page{Tail: end.Tail, HasTail: true}, nil
+	}
+	return p, err
+}
+
+func (l *logCalls) read(ctx context.Context, id shard.StreamID, from readStart, count int) (shard.Page, error) {
 	basin, name, err := l.cfg.locate(id)
 	if err != nil {
 		return shard.Page{}, err
@@ -199,7 +216,7 @@ func (l *logCalls) read(ctx context.Context, id shard.StreamID, from shard.Pos, 
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	start := time.Now()
-	p, err := l.service.read(ctx, basin, name, from, count, maxBytes, fromEnd)
+	p, err := l.service.read(ctx, basin, name, from, count)
 	err = l.cfg.classifyError("read", err)
 	l.metrics.recordCall(opRead, start, err)
 	if err != nil {

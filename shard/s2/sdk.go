@@ -154,15 +154,18 @@ func (s *sdkService) append(ctx context.Context, basin, name string, at shard.Po
 	}, nil
 }
 
-func (s *sdkService) read(ctx context.Context, basin, name string, from shard.Pos, count, maxBytes int, fromEnd bool) (shard.Page, error) {
+func (s *sdkService) read(ctx context.Context, basin, name string, start readStart, count int) (shard.Page, error) {
 	o := &s2.ReadOptions{Count: new(uint64(count))}
-	if maxBytes > 0 {
-		o.Bytes = new(uint64(maxBytes))
+	if start.maxBytes > 0 {
+		o.Bytes = new(uint64(start.maxBytes))
 	}
-	if fromEnd {
+	switch {
+	case start.fromEnd:
 		o.TailOffset = new(int64(count))
-	} else {
-		o.SeqNum = new(uint64(from))
+	case start.since != nil:
+		o.Timestamp = new(uint64(*start.since))
+	default:
+		o.SeqNum = new(uint64(start.pos))
 	}
 	b, err := s.stream(basin, name).Read(ctx, o)
 	if err != nil {

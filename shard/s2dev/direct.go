@@ -133,6 +133,23 @@ func (d *Direct) Tail(ctx context.Context, name string) (uint64, error) {
 // Read returns up to count records from seq on (GET /streams/{s}/records), as many as fit in maxBytes,
 // unless that is 0. With fromEnd it reads the last count records.
 func (d *Direct) Read(ctx context.Context, name string, seq uint64, count, maxBytes int, fromEnd bool) ([]*pb.SequencedRecord, error) {
+	rd := readBounds{seq: &seq, count: new(uint64(count))}
+	if fromEnd {
+		rd.seq, rd.offset = nil, rd.count
+	}
+	if maxBytes > 0 {
+		rd.bytes = new(uint64(maxBytes))
+	}
+	return d.read(ctx, name, rd)
+}
+
+// ReadSince returns up to count records from the first one on whose timestamp is since, in
+// milliseconds, or later.
+func (d *Direct) ReadSince(ctx context.Context, name string, since uint64, count int) ([]*pb.SequencedRecord, error) {
+	return d.read(ctx, name, readBounds{time: &since, count: new(uint64(count))})
+}
+
+func (d *Direct) read(ctx context.Context, name string, rd readBounds) ([]*pb.SequencedRecord, error) {
 	if !d.server.enterRequest() {
 		return nil, ErrNoAnswer
 	}
@@ -140,13 +157,6 @@ func (d *Direct) Read(ctx context.Context, name string, seq uint64, count, maxBy
 	st, lost, bad := d.server.enterStream(ctx, d.basin, name, OpRead, createsOnRead)
 	if lost || bad != nil {
 		return nil, toDirectError(lost, bad)
-	}
-	rd := readBounds{seq: &seq, count: new(uint64(count))}
-	if fromEnd {
-		rd.seq, rd.offset = nil, rd.count
-	}
-	if maxBytes > 0 {
-		rd.bytes = new(uint64(maxBytes))
 	}
 	pos, bad := rd.resolveStart(st)
 	if bad != nil {
