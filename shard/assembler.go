@@ -13,6 +13,8 @@ type assembler struct {
 	from        Pos              // first position of the next RecordBatch
 	time        Millis           // S2 time of the last record
 	ready       []pendingMessage // messages that may be shown
+	readyTime   Millis           // S2 time of those; 0: there are none
+	timesDiffer bool             // they have several
 	uncommitted []pendingMessage // parts without their commit
 	// uncommittedCost is the memory of the uncommitted parts that others wrote. No other budget is
 	// charged for those; parts of this process belong to a request, which was charged when it came.
@@ -56,8 +58,10 @@ func (a *assembler) addRecord(r Record, e effect) {
 	switch e.visibility {
 	case showMessage:
 		a.ready = append(a.ready, pendingMessage{pos: r.Pos, body: r.Body})
+		a.noteReadyTime(r.Time)
 	case showContinues:
 		a.ready = appendFragment(a.ready, r)
+		a.noteReadyTime(r.Time)
 	case showMessageOnCommit:
 		a.uncommitted = append(a.uncommitted, pendingMessage{pos: r.Pos, body: r.Body})
 	case showContinuesOnCommit:
@@ -69,8 +73,15 @@ func (a *assembler) addRecord(r Record, e effect) {
 		} else {
 			a.ready = append(a.ready, a.uncommitted...)
 		}
+		a.noteReadyTime(r.Time)
 		a.uncommitted, a.uncommittedCost = nil, 0
 	}
+}
+
+// noteReadyTime notes the time of a record that makes messages visible.
+func (a *assembler) noteReadyTime(time Millis) {
+	a.timesDiffer = a.timesDiffer || a.readyTime != 0 && a.readyTime != time
+	a.readyTime = time
 }
 
 // appendFragment adds a fragment to the last message. A fragment of a message that begins below (a
@@ -106,7 +117,11 @@ func (a *assembler) flushBatch(s *State) tail.RecordBatch {
 	for _, p := range a.ready {
 		b.Add(p.pos, p.next(), p.body, p.fragments()...)
 	}
+	if a.readyTime == a.time && !a.timesDiffer {
+		b.SetOneTime()
+	}
 	a.ready, a.from = clearForReuse(a.ready), to
+	a.readyTime, a.timesDiffer = 0, false
 	return b.Build(to, s.tail, a.time, s.closed)
 }
 
@@ -122,4 +137,5 @@ func clearForReuse[T any](all []T) []T {
 // skipTo moves on to next, without the messages that are under way.
 func (a *assembler) skipTo(next Pos) {
 	a.from, a.ready, a.uncommitted, a.uncommittedCost = max(a.from, next), nil, nil, 0
+	a.readyTime, a.timesDiffer = 0, false
 }

@@ -51,7 +51,9 @@
 // entry (creation_waits.go), which openTail of the created stream finds.
 //
 // A reader reads at its position: RecordBatches from tail.Buffer.ReadAt; pages below it, from
-// Manager.ReadPage. At the tip it waits with tail.Buffer.Watch. No reader has a queue.
+// Manager.ReadPage. At the tip it waits with tail.Buffer.Watch. No reader has a queue. Manager.FindTime
+// finds the position of a time: by tail.Buffer.FindTime, else from a peer or by one read of the log by
+// timestamp (pages.findTime).
 //
 // The tail.Buffers are one set for the Manager and for cluster's followers, so a reader does not see
 // whether its node owns the stream, and keeps its Buffer when that changes.

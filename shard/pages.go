@@ -23,7 +23,8 @@ import (
 type pages struct {
 	log    Log
 	cache  *otter.Cache[pageKey, page]
-	reads  singleflight.Group // one read for all callers that want the same page
+	reads  singleflight.Group         // one read for all callers that want the same page
+	starts *otter.Cache[pageKey, Pos] // where the append in parts begins whose part is at a position
 	panics *PanicHandler
 }
 
@@ -59,7 +60,8 @@ func (k pageKey) sharedReadKey(way string, to Pos) string {
 
 // newPages returns an empty cache of so many bytes.
 func newPages(log Log, bytes int64, panics *PanicHandler) *pages {
-	return &pages{log: log, panics: panics, cache: otter.Must(&otter.Options[pageKey, page]{
+	starts := otter.Must(&otter.Options[pageKey, Pos]{MaximumSize: maxKnownStarts})
+	return &pages{log: log, panics: panics, starts: starts, cache: otter.Must(&otter.Options[pageKey, page]{
 		MaximumWeight: uint64(bytes),
 		Weigher:       func(k pageKey, p page) uint32 { return uint32(len(k.stream) + 128 + len(p.Bytes())) },
 	})}
@@ -71,25 +73,11 @@ func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from Pos, 
 	if r, ok := p.cachedPage(id, info, from); ok {
 		return r, nil
 	}
-	// All callers share one read, which goes on when the first caller leaves. Calls with ask and
-	// calls without it (a peer's) do not share: two nodes might wait for each other.
 	name := pageKeyOf(id, &info, from).sharedReadKey(strconv.FormatBool(ask != nil), info.Tail)
 	traced, span := tracing.Start(ctx, "page", tracing.Internal)
-	ch := p.reads.DoChan(name, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(traced), stallTimeout)
-		defer cancel()
+	r, shared, err := shareRead(traced, p, name, func(ctx context.Context) (tail.RecordBatch, error) {
 		return p.readOnce(ctx, id, info, from, ask)
 	})
-	var r tail.RecordBatch
-	var err error
-	shared := false
-	select {
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	case res := <-ch:
-		r, _ = res.Val.(tail.RecordBatch)
-		err, shared = res.Err, res.Shared
-	}
 	if span != nil {
 		span.Int(tracing.Position, int(from))
 		span.Bool(tracing.Shared, shared)
@@ -101,9 +89,27 @@ func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from Pos, 
 	return r, err
 }
 
-// readOnce reads a page and caches it. A panic fails the callers that wait for it.
-func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from Pos, ask func(context.Context) (tail.RecordBatch, error)) (_ tail.RecordBatch, err error) {
-	defer p.recoverPanic(&err)
+// shareRead has all callers with one name share one read, which goes on when the first caller leaves. A
+// read that asks a peer and one that does not (a peer's) must not share: two nodes might wait for each
+// other. A panic fails the callers that wait.
+func shareRead[T any](ctx context.Context, p *pages, name string, read func(context.Context) (T, error)) (got T, shared bool, _ error) {
+	ch := p.reads.DoChan(name, func() (_ any, err error) {
+		defer p.recoverPanic(&err)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
+		defer cancel()
+		return read(ctx)
+	})
+	select {
+	case <-ctx.Done():
+		return got, false, context.Cause(ctx)
+	case res := <-ch:
+		got, _ = res.Val.(T)
+		return got, res.Shared, res.Err
+	}
+}
+
+// readOnce reads a page and caches it.
+func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from Pos, ask func(context.Context) (tail.RecordBatch, error)) (tail.RecordBatch, error) {
 	r, whole, err := askPeer(ctx, info, from, ask)
 	if errors.Is(err, errNotGiven) {
 		r, whole, err = p.fetchPage(ctx, id, info, from)
@@ -170,10 +176,7 @@ func askPeer(ctx context.Context, info Info, from Pos, ask func(context.Context)
 // fetchPage reads the page from the log. complete: it ends by its own rule and not at the tail.
 func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from Pos) (_ tail.RecordBatch, whole bool, _ error) {
 	end := from - from%pageRecords + pageRecords
-	state := &State{
-		Next: from, exists: true, generation: info.Generation, start: info.Start, tail: from,
-		contentType: info.Type, pageOnly: true,
-	}
+	state := newPageState(&info, from)
 	assembler := assembler{from: from}
 	// Only its last part tells whether an append in parts may be shown, and that part may lie above
 	// the tail: the tail of a fork's source is where it was forked.
@@ -218,6 +221,14 @@ func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from Pos)
 		r = r.SliceBelow(r.Message(n - 1).Next)
 	}
 	return r, whole, nil
+}
+
+// newPageState returns the State with which a page is folded that begins at from.
+func newPageState(info *Info, from Pos) *State {
+	return &State{
+		Next: from, exists: true, generation: info.Generation, start: info.Start, tail: from,
+		contentType: info.Type, pageOnly: true,
+	}
 }
 
 // errNoPage reports that the position is not below the caller's tail.

@@ -198,6 +198,38 @@ func (b *Buffer) ReadAt(pos Pos, max int, into []RecordBatch) ([]RecordBatch, St
 	}
 }
 
+// FindTime returns a position from start on from which on messages have a time or a later one; tail if
+// none has below that. It is above start only if an earlier record stands between. ok: what is held
+// tells.
+func (b *Buffer) FindTime(since Millis, start, tail Pos) (pos Pos, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.endErr != nil || b.next < tail {
+		return 0, false
+	}
+	i := len(b.batches)
+	for i > 0 && !b.batches[i-1].isBefore(since) {
+		i--
+	}
+	if i == 0 && b.floor > start || i > 0 && b.batches[i-1].Time() == 0 {
+		return 0, false
+	}
+	later := since == 0 // a record of that time or later lies below
+	for _, r := range b.batches[i:] {
+		switch {
+		case r.Len() == 0:
+			later = later || r.Time() >= since
+		case !later && !r.HasOneTime():
+			return 0, false
+		case i == 0:
+			return start, true
+		default:
+			return min(max(r.Message(0).Pos, start), tail), true
+		}
+	}
+	return tail, true
+}
+
 // Watch arms w: the next news wakes it (a RecordBatch, a skip, the end). If there is something to
 // read at pos already, Watch arms nothing and returns false: read again.
 func (b *Buffer) Watch(w Waker, pos Pos) bool {

@@ -274,3 +274,72 @@ func TestBuffersKeepTheirBudget(t *testing.T) {
 		t.Errorf("%d bytes of Tails that nobody reads after a peak, up to %d", n, set.reclaimAbove.Load())
 	}
 }
+
+// A Buffer tells where a time begins only if what it holds is enough to know.
+func TestBufferFindsATimeOrSaysThatItCannot(t *testing.T) {
+	batch := func(from, to Pos, time Millis, oneTime bool, messages ...Pos) RecordBatch {
+		b := NewBuilder(from, len(messages), 0)
+		for _, p := range messages {
+			b.Add(p, p+1, []byte("m"))
+		}
+		if oneTime {
+			b.SetOneTime()
+		}
+		return b.Build(to, to, time, false)
+	}
+	one, mixed, silent := batch(5, 8, 100, true, 5, 7), batch(8, 11, 200, false, 9, 10), batch(11, 13, 300, false)
+	last, empty, unknown := batch(13, 14, 400, true, 13), EmptyBatch(14, 16, 14, true), batch(14, 16, 0, false, 14, 15)
+	const cannot = Pos(1 << 40)
+	for name, c := range map[string]struct {
+		held        []RecordBatch
+		start, tail Pos
+		want        map[Millis]Pos
+	}{
+		"nothing":              {nil, 5, 5, map[Millis]Pos{0: 5, 1: 5}},
+		"nothing yet":          {nil, 5, 9, map[Millis]Pos{1: cannot}},
+		"all":                  {[]RecordBatch{one}, 5, 8, map[Millis]Pos{0: 5, 1: 5, 100: 5, 101: 8, 1 << 50: 8}},
+		"below the buffer":     {[]RecordBatch{one}, 3, 8, map[Millis]Pos{0: cannot, 100: cannot, 101: 8}},
+		"from the middle":      {[]RecordBatch{one}, 6, 8, map[Millis]Pos{100: 6, 101: 8}},
+		"up to the middle":     {[]RecordBatch{one, mixed}, 5, 9, map[Millis]Pos{100: 5, 101: cannot, 201: 9}},
+		"several times":        {[]RecordBatch{one, mixed}, 5, 11, map[Millis]Pos{100: 5, 101: cannot, 200: cannot, 201: 11}},
+		"several times only":   {[]RecordBatch{batch(5, 9, 200, false, 5, 6)}, 5, 9, map[Millis]Pos{0: 5, 1: cannot, 200: cannot, 201: 9}},
+		"no message between":   {[]RecordBatch{one, mixed, silent, last}, 5, 14, map[Millis]Pos{201: 13, 300: 13, 301: 13, 400: 13, 401: 14}},
+		"behind":               {[]RecordBatch{one}, 5, 9, map[Millis]Pos{100: cannot, 101: cannot}},
+		"its end":              {[]RecordBatch{one, mixed, silent, last, empty}, 5, 14, map[Millis]Pos{100: 5, 400: 13, 401: 14}},
+		"no time":              {[]RecordBatch{one, mixed, silent, last, unknown}, 5, 16, map[Millis]Pos{0: 5, 100: cannot, 401: cannot}},
+		"a slice":              {[]RecordBatch{one.SliceFrom(6)}, 6, 8, map[Millis]Pos{100: 6, 101: 8}},
+		"after an earlier one": {[]RecordBatch{batch(5, 6, 50, false), one.SliceFrom(6)}, 5, 8, map[Millis]Pos{50: 5, 51: 7, 100: 7, 101: 8}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set, floor := NewBuffers(0, 0), Pos(5)
+			if len(c.held) > 0 {
+				floor = c.held[0].From()
+			}
+			b := set.Open("s/s", Info{Exists: true, Generation: 1, Start: floor, Tail: floor}, floor)
+			defer b.Release()
+			for _, r := range c.held {
+				if err := b.Extend(r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for since, want := range c.want {
+				pos, ok := set.FindTime("s/s", 1, since, c.start, c.tail)
+				if !ok {
+					pos = cannot
+				}
+				if pos != want {
+					t.Errorf("since %d: %d, want %d", since, pos, want)
+				}
+			}
+			for _, id := range []StreamID{"s/s", "s/none"} {
+				if _, ok := set.FindTime(id, 2, 0, 5, 5); ok {
+					t.Errorf("%s: another generation", id)
+				}
+			}
+			b.End(ErrNotFound)
+			if _, ok := b.FindTime(0, c.start, c.tail); ok {
+				t.Error("after its end")
+			}
+		})
+	}
+}

@@ -161,6 +161,19 @@ func (s *Buffers) CountFollowed() int {
 	return n
 }
 
+// FindTime asks the Buffer of a stream's generation; false: there is none, or it does not tell.
+func (s *Buffers) FindTime(id StreamID, generation Generation, since Millis, start, tail Pos) (pos Pos, ok bool) {
+	b := s.Lookup(id)
+	if b == nil {
+		return 0, false
+	}
+	defer b.Release()
+	if b.Generation() != generation {
+		return 0, false
+	}
+	return b.FindTime(since, start, tail)
+}
+
 // ReadAt returns what the Buffer of a stream's generation holds from position from on, up to about
 // max bytes; none: there is no such Buffer, or it does not reach down to from.
 func (s *Buffers) ReadAt(id StreamID, generation Generation, from Pos, max int) []RecordBatch {

@@ -15,7 +15,7 @@ import (
 // The one byte layout, big-endian, written by Builder and read in place:
 //
 //	0   layout version, 1 byte
-//	1   flags, 1 byte: bit 0 closed after it
+//	1   flags, 1 byte: bit 0 closed after it, bit 2 all messages have the time below
 //	2   zero, 2 bytes
 //	4   message count, 4 bytes
 //	8   from · 16 to · 24 visible tail after it · 32 S2 time of its last record (ms)
@@ -36,6 +36,7 @@ const (
 	indexEntrySize = 12
 	flagClosed     = 1
 	flagExtras     = 2
+	flagOneTime    = 4
 )
 
 // Bounds of what a RecordBatch says.
@@ -68,8 +69,18 @@ func (r RecordBatch) Tail() Pos { return Pos(binary.BigEndian.Uint64(r.b[24:])) 
 // Time returns the S2 timestamp of the last record covered, in milliseconds; 0: not known.
 func (r RecordBatch) Time() Millis { return Millis(binary.BigEndian.Uint64(r.b[32:])) }
 
+// HasOneTime reports whether Time is the time of each message. Otherwise no message has a higher one.
+// A message of an append in parts has the time of its last part, which made it visible.
+func (r RecordBatch) HasOneTime() bool { return r.b[1]&flagOneTime != 0 }
+
 // Closed reports whether the stream is closed after this RecordBatch.
 func (r RecordBatch) Closed() bool { return r.b[1]&flagClosed != 0 }
+
+// isBefore reports whether no record of the RecordBatch is known to have a time or a later one. A
+// RecordBatch without a message and without a time says nothing, and counts as later.
+func (r RecordBatch) isBefore(since Millis) bool {
+	return r.Time() < since && (r.Len() > 0 || r.Time() > 0)
+}
 
 // Len returns the number of messages.
 func (r RecordBatch) Len() int { return int(binary.BigEndian.Uint32(r.b[4:])) }
@@ -167,6 +178,7 @@ func (r RecordBatch) Split(every Pos) []RecordBatch {
 // copyMessages begins a RecordBatch at from with the messages [i, j) of r.
 func (r RecordBatch) copyMessages(i, j int, from Pos) *Builder {
 	b := NewBuilder(from, j-i, int(r.bodyStart(j)-r.bodyStart(i)))
+	b.out[1] |= r.b[1] & flagOneTime
 	for ; i < j; i++ {
 		m := r.Message(i)
 		b.Add(m.Pos, m.Next, m.Body)
@@ -261,6 +273,9 @@ func (b *Builder) Add(pos, next Pos, body []byte, more ...[]byte) {
 	b.added++
 }
 
+// SetOneTime says that the time of the RecordBatch is that of each message.
+func (b *Builder) SetOneTime() { b.out[1] |= flagOneTime }
+
 // Build ends the RecordBatch at to, and panics unless all messages were added.
 func (b *Builder) Build(to, tail Pos, time Millis, closed bool) RecordBatch {
 	if b.added != b.indexCap {
@@ -268,7 +283,7 @@ func (b *Builder) Build(to, tail Pos, time Millis, closed bool) RecordBatch {
 	}
 	b.out[0] = layoutVersion
 	if closed {
-		b.out[1] = flagClosed
+		b.out[1] |= flagClosed
 	}
 	binary.BigEndian.PutUint32(b.out[4:], uint32(b.indexCap))
 	binary.BigEndian.PutUint64(b.out[8:], uint64(b.from))
@@ -280,17 +295,21 @@ func (b *Builder) Build(to, tail Pos, time Millis, closed bool) RecordBatch {
 
 // Join lays several adjoining RecordBatches out as one.
 func Join(rs []RecordBatch) RecordBatch {
-	n, size := 0, 0
+	last := rs[len(rs)-1]
+	n, size, oneTime := 0, 0, true
 	for _, r := range rs {
 		n, size = n+r.Len(), size+len(r.Payload())
+		oneTime = oneTime && r.HasOneTime() && r.Time() == last.Time()
 	}
 	b := NewBuilder(rs[0].From(), n, size)
+	if oneTime {
+		b.SetOneTime()
+	}
 	for _, r := range rs {
 		for i := range r.Len() {
 			m := r.Message(i)
 			b.Add(m.Pos, m.Next, m.Body)
 		}
 	}
-	last := rs[len(rs)-1]
 	return b.Build(last.To(), last.Tail(), last.Time(), last.Closed())
 }
