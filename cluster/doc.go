@@ -165,7 +165,8 @@
 // Node.ReadPage, also for an ancestor of a fork: history is immutable, so any node may
 // answer. Manager.ReadPageVia looks into this node's memory, asks the owner once
 // (transport.Link.RequestPage, for which the owner calls Manager.ReadPage), and reads S2 if that does not
-// answer within peerPageTimeout.
+// answer within peerPageTimeout. Node.FindTime, the position of a time, goes the same way
+// (transport.Link.RequestTime).
 //
 // # Trust
 //

@@ -19,6 +19,8 @@ type streamManager interface {
 	AwaitCreation(id shard.StreamID, w shard.Waker) (stop func(), err error)
 	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error)
 	ReadPageVia(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos, ask func(context.Context) (shard.RecordBatch, error)) (shard.RecordBatch, error)
+	FindTime(ctx context.Context, id shard.StreamID, info shard.Info, since shard.Millis) (shard.Pos, error)
+	FindTimeVia(ctx context.Context, id shard.StreamID, info shard.Info, since shard.Millis, ask func(context.Context) (shard.Pos, error)) (shard.Pos, error)
 	OwnedStreams() []shard.StreamID
 	HotStreams(within time.Duration) []shard.StreamID
 	HasStream(id shard.StreamID) bool

@@ -45,6 +45,11 @@ func (o *ownerSide) ReadPage(
 	return o.local.manager.ReadPage(ctx, id, info, from)
 }
 
+// FindTime implements Streams.
+func (o *ownerSide) FindTime(ctx context.Context, id shard.StreamID, info shard.Info, since shard.Millis) (shard.Pos, error) {
+	return o.local.manager.FindTime(ctx, id, info, since)
+}
+
 // SubmitOpen implements Streams.
 func (o *ownerSide) SubmitOpen(id shard.StreamID, fn func()) bool {
 	return o.openPool.submit(o.local.answersLocally(id), fn)

@@ -130,16 +130,36 @@ func (n *Node) ReadPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos,
 ) (shard.RecordBatch, error) {
 	var ask func(context.Context) (shard.RecordBatch, error)
-	if m := n.currentTable().Owner(id); m != nil && m.Name != n.self {
-		if l := n.peers.Link(m.Name); l != nil {
-			ask = func(ctx context.Context) (shard.RecordBatch, error) {
-				ctx, cancel := context.WithTimeout(ctx, peerPageTimeout)
-				defer cancel()
-				return l.RequestPage(ctx, id, info, from)
-			}
+	if l := n.ownerLink(id); l != nil {
+		ask = func(ctx context.Context) (shard.RecordBatch, error) {
+			ctx, cancel := context.WithTimeout(ctx, peerPageTimeout)
+			defer cancel()
+			return l.RequestPage(ctx, id, info, from)
 		}
 	}
 	return n.local.manager.ReadPageVia(ctx, id, info, from, ask)
+}
+
+// FindTime returns the position from which on messages have a time at or above since. It asks
+// the nodes that ReadPage asks. An owner that runs a release without the call is not asked, and S2 is.
+func (n *Node) FindTime(ctx context.Context, id shard.StreamID, info shard.Info, since shard.Millis) (shard.Pos, error) {
+	var ask func(context.Context) (shard.Pos, error)
+	if l := n.ownerLink(id); l != nil {
+		ask = func(ctx context.Context) (shard.Pos, error) {
+			ctx, cancel := context.WithTimeout(ctx, peerPageTimeout)
+			defer cancel()
+			return l.RequestTime(ctx, id, info, since)
+		}
+	}
+	return n.local.manager.FindTimeVia(ctx, id, info, since, ask)
+}
+
+// ownerLink returns the link to the stream's owner; nil: this node owns it, or there is no link.
+func (n *Node) ownerLink(id shard.StreamID) *transport.Link {
+	if m := n.currentTable().Owner(id); m != nil && m.Name != n.self {
+		return n.peers.Link(m.Name)
+	}
+	return nil
 }
 
 // routeRequest sends a request to one node after another, as routing.NextTarget says, until a node

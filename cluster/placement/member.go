@@ -103,13 +103,14 @@ const (
 
 // The versions of the contract in relay.proto: the newest and the oldest that this release speaks, and
 // the first versions with something that matters to a sender. They brought forks, texts as bytes, the call
-// TakeOver, appends under a condition, news of an awaited stream's creation, and numbers of readers. A
+// TakeOver, appends under a condition, news of an awaited stream's creation, numbers of readers, and the
+// call FindTime. A
 // release before RelayVersionBytes cannot read texts that are not UTF-8. A release before
 // RelayVersionIfMatch would write such an append whatever its condition. A release before
 // RelayVersionAwait is asked again and again. While a release before RelayVersionReaders is there, the
-// number of readers is not known.
+// number of readers is not known. A release before RelayVersionFindTime is not asked for times.
 const (
-	RelayVersionNewest   = 7
+	RelayVersionNewest   = 8
 	RelayVersionOldest   = 1
 	RelayVersionForks    = 2
 	RelayVersionBytes    = 3
@@ -117,6 +118,7 @@ const (
 	RelayVersionIfMatch  = 5
 	RelayVersionAwait    = 6
 	RelayVersionReaders  = 7
+	RelayVersionFindTime = 8
 )
 
 // The metadata of a member in gossip, big-endian. A later layout only adds at

@@ -126,6 +126,23 @@ func (l *Link) requestPage(
 	}
 }
 
+// errNoTimes reports that the member runs a release without FindTime.
+var errNoTimes = fmt.Errorf("%w: it knows no times of messages", placement.ErrCallFailed)
+
+// RequestTime asks the member from which position on messages have a time at or above since.
+func (l *Link) RequestTime(ctx context.Context, id shard.StreamID, info shard.Info, since shard.Millis) (shard.Pos, error) {
+	if l.peerVersion < placement.RelayVersionFindTime {
+		return 0, errNoTimes
+	}
+	ctx, end := l.bindContext(ctx)
+	defer end()
+	reply, err := l.client.FindTime(ctx, &relaypb.TimeRequest{Stream: wire.Bytes(id), Info: wire.EncodeInfo(info), Since: uint64(since)})
+	if err != nil {
+		return 0, wire.StatusToError(err)
+	}
+	return wire.DecodeTime(reply, info)
+}
+
 // requestHandover does what RequestHandover does, without its span.
 func (l *Link) requestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
 	h shard.Handover, found bool, err error,

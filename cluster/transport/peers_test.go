@@ -213,3 +213,23 @@ func TestConditionsNeedALaterRelease(t *testing.T) {
 		}
 	})
 }
+
+// An owner of an earlier release is not asked for times, and its lack of an answer is no failure of its
+// link.
+func TestTimesNeedALaterRelease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipeNetwork()
+		p.serve(t, "b", &testStreams{tails: newTails(1)})
+		ps := p.link(t, "a", Config{})
+		synctest.Wait()
+		l := ps.Link("b")
+		info := shard.Info{Exists: true, Generation: 1, Start: 1, Tail: 5, LogTail: 5}
+		for version, want := range map[uint32]error{placement.RelayVersionFindTime - 1: placement.ErrCallFailed, placement.RelayVersionFindTime: shard.ErrNotFound} {
+			l.peerVersion = version
+			if _, err := l.RequestTime(t.Context(), "s/0", info, 7); !errors.Is(err, want) {
+				t.Errorf("version %d: %v, want %v", version, err, want)
+			}
+		}
+	})
+}

@@ -192,6 +192,19 @@ func (s *Server) ReadPage(
 	return nil
 }
 
+// FindTime tells a peer from which position on messages have a time or a later one.
+func (s *Server) FindTime(ctx context.Context, q *relaypb.TimeRequest) (*relaypb.TimeReply, error) {
+	id, err := wire.CheckTimeRequest(q)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	pos, err := s.streams.FindTime(ctx, id, wire.DecodeInfo(q.GetInfo()), shard.Millis(q.GetSince()))
+	if err != nil {
+		return nil, wire.ErrorToStatus(err)
+	}
+	return &relaypb.TimeReply{Position: uint64(pos)}, nil
+}
+
 var errNoReport = errors.New("no report")
 
 // Report answers a peer's question about this node.

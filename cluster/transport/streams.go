@@ -16,6 +16,7 @@ type Streams interface {
 	Write(ctx context.Context, req *shard.Request, force bool) (shard.Outcome, error)
 	Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions, force bool) (shard.Info, error)
 	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error)
+	FindTime(ctx context.Context, id shard.StreamID, info shard.Info, since shard.Millis) (shard.Pos, error)
 	// SubmitOpen runs fn soon, which calls StartFeed; false: too many streams are being opened.
 	SubmitOpen(id shard.StreamID, fn func()) bool
 	// StartFeed returns the stream's tail buffer, which is fed until the caller calls release, exactly

@@ -48,6 +48,11 @@ func (*testStreams) ReadPage(context.Context, shard.StreamID, shard.Info, shard.
 	return r, shard.ErrNotFound
 }
 
+// FindTime implements Streams.
+func (*testStreams) FindTime(context.Context, shard.StreamID, shard.Info, shard.Millis) (shard.Pos, error) {
+	return 0, shard.ErrNotFound
+}
+
 // SubmitOpen implements Streams.
 func (s *testStreams) SubmitOpen(_ shard.StreamID, fn func()) bool {
 	if s.full {

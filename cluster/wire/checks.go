@@ -205,6 +205,28 @@ func CheckPageRequest(q *relaypb.PageRequest) (shard.StreamID, error) {
 	return id, err
 }
 
+// CheckTimeRequest checks a request for the position of a time, and returns its stream.
+func CheckTimeRequest(q *relaypb.TimeRequest) (shard.StreamID, error) {
+	id, err := CheckStream(q.GetStream())
+	if err == nil {
+		err = CheckInfo(q.GetInfo())
+	}
+	if err == nil && q.GetSince() > maxTime {
+		err = malformedError("time")
+	}
+	return id, err
+}
+
+// DecodeTime checks and converts the answer to a request for the position of a time in the stream that
+// info describes.
+func DecodeTime(reply *relaypb.TimeReply, info shard.Info) (shard.Pos, error) {
+	pos := shard.Pos(reply.GetPosition())
+	if pos < info.Start || pos > info.Tail {
+		return 0, malformedError("position of a time")
+	}
+	return pos, nil
+}
+
 // CheckHandoverRequest checks a request of a stream's next owner, and returns the stream.
 func CheckHandoverRequest(q *relaypb.HandoverRequest) (shard.StreamID, error) {
 	id, err := CheckStream(q.GetStream())

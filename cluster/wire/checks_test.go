@@ -46,6 +46,11 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 	fork := &relaypb.Fork{Source: []byte("p/t")}
 	state := func(q *relaypb.StateRequest) error { _, _, err := CheckStateRequest(q); return err }
 	page := func(q *relaypb.PageRequest) error { _, err := CheckPageRequest(q); return err }
+	at := func(q *relaypb.TimeRequest) error { _, err := CheckTimeRequest(q); return err }
+	found := func(pos uint64) error {
+		_, err := DecodeTime(&relaypb.TimeReply{Position: pos}, shard.Info{Start: 3, Tail: 5})
+		return err
+	}
 	hand := func(q *relaypb.HandoverRequest) error { _, err := CheckHandoverRequest(q); return err }
 	me := &relaypb.PeerAddress{Name: []byte("n"), Address: []byte("a:1")}
 	for name, err := range map[string]error{
@@ -60,6 +65,9 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 		"hello":             CheckHello(&relaypb.Hello{Incarnation: 1, Version: 1, From: me}),
 		"state":             state(&relaypb.StateRequest{Stream: []byte("p/s"), Options: 7}),
 		"page":              page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: validInfo(), From: 4}),
+		"time":              at(&relaypb.TimeRequest{Stream: []byte("p/s"), Info: validInfo(), Since: maxTime}),
+		"time at the start": found(3),
+		"time at the end":   found(5),
 		"hand":              hand(&relaypb.HandoverRequest{Stream: []byte("p/s"), Caller: me}),
 		"outcome":           CheckOutcome(&relaypb.WriteReply{Code: 1, Info: validInfo()}),
 		"part":              CheckPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Info: validInfo()}}),
@@ -74,6 +82,12 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 		})
 	}
 	for name, err := range map[string]error{
+		"time of none":        at(&relaypb.TimeRequest{Info: validInfo(), Since: 1}),
+		"time of the fleet":   at(&relaypb.TimeRequest{Stream: ofFleet, Info: validInfo()}),
+		"time beyond":         at(&relaypb.TimeRequest{Stream: []byte("p/s"), Info: validInfo(), Since: maxTime + 1}),
+		"time in what":        at(&relaypb.TimeRequest{Stream: []byte("p/s"), Info: &relaypb.Info{Tail: 2}}),
+		"time below":          found(2),
+		"time above":          found(6),
 		"stream none":         head(func(h *relaypb.WriteHead) { h.Stream = nil }),
 		"stream long":         head(func(h *relaypb.WriteHead) { h.Stream = longID }),
 		"op none":             head(func(h *relaypb.WriteHead) { h.Op = 0 }),

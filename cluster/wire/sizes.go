@@ -29,6 +29,8 @@ const (
 	maxControlItems = 4096
 	// maxPosition bounds a position; S2 will never reach it.
 	maxPosition = 1 << 62
+	// maxTime bounds an instant, in milliseconds since 1970.
+	maxTime = 1 << 53
 	// maxHandoverBatches bounds the record batches of a Handover.
 	maxHandoverBatches = 1 << 16
 	// maxReaders bounds the number of readers that a node reports.

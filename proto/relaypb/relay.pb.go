@@ -2522,6 +2522,113 @@ func (x *PageChunk) GetTotal() uint32 {
 	return 0
 }
 
+// TimeRequest asks from which position on messages have a time at or above since, in S2's milliseconds
+// since 1970. info names the log and bounds it.
+type TimeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        []byte                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Info          *Info                  `protobuf:"bytes,2,opt,name=info,proto3" json:"info,omitempty"`
+	Since         uint64                 `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimeRequest) Reset() {
+	*x = TimeRequest{}
+	mi := &file_relay_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimeRequest) ProtoMessage() {}
+
+func (x *TimeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimeRequest.ProtoReflect.Descriptor instead.
+func (*TimeRequest) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TimeRequest) GetStream() []byte {
+	if x != nil {
+		return x.Stream
+	}
+	return nil
+}
+
+func (x *TimeRequest) GetInfo() *Info {
+	if x != nil {
+		return x.Info
+	}
+	return nil
+}
+
+func (x *TimeRequest) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+// TimeReply holds a position within the bounds of the request; the upper one: there is no such message.
+type TimeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Position      uint64                 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimeReply) Reset() {
+	*x = TimeReply{}
+	mi := &file_relay_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimeReply) ProtoMessage() {}
+
+func (x *TimeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimeReply.ProtoReflect.Descriptor instead.
+func (*TimeReply) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *TimeReply) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
 // TakeOverRequest names a stream that the receiver owns from now on.
 type TakeOverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2532,7 +2639,7 @@ type TakeOverRequest struct {
 
 func (x *TakeOverRequest) Reset() {
 	*x = TakeOverRequest{}
-	mi := &file_relay_proto_msgTypes[29]
+	mi := &file_relay_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2651,7 @@ func (x *TakeOverRequest) String() string {
 func (*TakeOverRequest) ProtoMessage() {}
 
 func (x *TakeOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[29]
+	mi := &file_relay_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2664,7 @@ func (x *TakeOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeOverRequest.ProtoReflect.Descriptor instead.
 func (*TakeOverRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{29}
+	return file_relay_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TakeOverRequest) GetStream() []byte {
@@ -2576,7 +2683,7 @@ type TakeOverReply struct {
 
 func (x *TakeOverReply) Reset() {
 	*x = TakeOverReply{}
-	mi := &file_relay_proto_msgTypes[30]
+	mi := &file_relay_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2588,7 +2695,7 @@ func (x *TakeOverReply) String() string {
 func (*TakeOverReply) ProtoMessage() {}
 
 func (x *TakeOverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[30]
+	mi := &file_relay_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2601,7 +2708,7 @@ func (x *TakeOverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeOverReply.ProtoReflect.Descriptor instead.
 func (*TakeOverReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{30}
+	return file_relay_proto_rawDescGZIP(), []int{32}
 }
 
 // HandoverRequest asks for a stream.
@@ -2617,7 +2724,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_relay_proto_msgTypes[31]
+	mi := &file_relay_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2736,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[31]
+	mi := &file_relay_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2749,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{31}
+	return file_relay_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *HandoverRequest) GetStream() []byte {
@@ -2680,7 +2787,7 @@ type HandoverReply struct {
 
 func (x *HandoverReply) Reset() {
 	*x = HandoverReply{}
-	mi := &file_relay_proto_msgTypes[32]
+	mi := &file_relay_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +2799,7 @@ func (x *HandoverReply) String() string {
 func (*HandoverReply) ProtoMessage() {}
 
 func (x *HandoverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[32]
+	mi := &file_relay_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +2812,7 @@ func (x *HandoverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverReply.ProtoReflect.Descriptor instead.
 func (*HandoverReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{32}
+	return file_relay_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *HandoverReply) GetFound() bool {
@@ -2738,7 +2845,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_relay_proto_msgTypes[33]
+	mi := &file_relay_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2750,7 +2857,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[33]
+	mi := &file_relay_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2763,7 +2870,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{33}
+	return file_relay_proto_rawDescGZIP(), []int{35}
 }
 
 // PingReply is the answer.
@@ -2775,7 +2882,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_relay_proto_msgTypes[34]
+	mi := &file_relay_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2787,7 +2894,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[34]
+	mi := &file_relay_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2800,7 +2907,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{34}
+	return file_relay_proto_rawDescGZIP(), []int{36}
 }
 
 // ReportRequest asks for a report. Its question and its answer are JSON of the admin address, which
@@ -2815,7 +2922,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_relay_proto_msgTypes[35]
+	mi := &file_relay_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +2934,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[35]
+	mi := &file_relay_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +2947,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{35}
+	return file_relay_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReportRequest) GetQuestion() []byte {
@@ -2861,7 +2968,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_relay_proto_msgTypes[36]
+	mi := &file_relay_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +2980,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[36]
+	mi := &file_relay_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +2993,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{36}
+	return file_relay_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReportReply) GetReport() []byte {
@@ -3101,7 +3208,13 @@ const file_relay_proto_rawDesc = "" +
 	"\x04from\x18\x03 \x01(\x04R\x04from\"5\n" +
 	"\tPageChunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\rR\x05total\")\n" +
+	"\x05total\x18\x02 \x01(\rR\x05total\"g\n" +
+	"\vTimeRequest\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\fR\x06stream\x12*\n" +
+	"\x04info\x18\x02 \x01(\v2\x16.fantail.relay.v1.InfoR\x04info\x12\x14\n" +
+	"\x05since\x18\x03 \x01(\x04R\x05since\"'\n" +
+	"\tTimeReply\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x04R\bposition\")\n" +
 	"\x0fTakeOverRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\fR\x06stream\"\x0f\n" +
 	"\rTakeOverReply\"t\n" +
@@ -3153,13 +3266,14 @@ const file_relay_proto_rawDesc = "" +
 	"\x14PART_KIND_SUBSCRIBED\x10\x01\x12\x13\n" +
 	"\x0fPART_KIND_BATCH\x10\x02\x12\x13\n" +
 	"\x0fPART_KIND_MOVED\x10\x03\x12\x11\n" +
-	"\rPART_KIND_END\x10\x04\"\x04\b\x05\x10\a*\tKIND_WARM*\tKIND_SEAL*\tKIND_TOOK2\x8c\x05\n" +
+	"\rPART_KIND_END\x10\x04\"\x04\b\x05\x10\a*\tKIND_WARM*\tKIND_SEAL*\tKIND_TOOK2\xd4\x05\n" +
 	"\x05Relay\x12B\n" +
 	"\aControl\x12\x19.fantail.relay.v1.ToOwner\x1a\x18.fantail.relay.v1.ToEdge(\x010\x01\x12@\n" +
 	"\x04Bulk\x12\x1d.fantail.relay.v1.BulkRequest\x1a\x17.fantail.relay.v1.Frame0\x01\x12B\n" +
 	"\x02Do\x12\x1c.fantail.relay.v1.WriteChunk\x1a\x1c.fantail.relay.v1.WriteReply(\x01\x12E\n" +
 	"\x05State\x12\x1e.fantail.relay.v1.StateRequest\x1a\x1c.fantail.relay.v1.StateReply\x12H\n" +
-	"\bReadPage\x12\x1d.fantail.relay.v1.PageRequest\x1a\x1b.fantail.relay.v1.PageChunk0\x01\x12N\n" +
+	"\bReadPage\x12\x1d.fantail.relay.v1.PageRequest\x1a\x1b.fantail.relay.v1.PageChunk0\x01\x12F\n" +
+	"\bFindTime\x12\x1d.fantail.relay.v1.TimeRequest\x1a\x1b.fantail.relay.v1.TimeReply\x12N\n" +
 	"\bTakeOver\x12!.fantail.relay.v1.TakeOverRequest\x1a\x1f.fantail.relay.v1.TakeOverReply\x12J\n" +
 	"\x04Hand\x12!.fantail.relay.v1.HandoverRequest\x1a\x1f.fantail.relay.v1.HandoverReply\x12B\n" +
 	"\x04Ping\x12\x1d.fantail.relay.v1.PingRequest\x1a\x1b.fantail.relay.v1.PingReply\x12H\n" +
@@ -3178,7 +3292,7 @@ func file_relay_proto_rawDescGZIP() []byte {
 }
 
 var file_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_relay_proto_goTypes = []any{
 	(Hop)(0),                // 0: fantail.relay.v1.Hop
 	(Reason)(0),             // 1: fantail.relay.v1.Reason
@@ -3212,14 +3326,16 @@ var file_relay_proto_goTypes = []any{
 	(*StateReply)(nil),      // 29: fantail.relay.v1.StateReply
 	(*PageRequest)(nil),     // 30: fantail.relay.v1.PageRequest
 	(*PageChunk)(nil),       // 31: fantail.relay.v1.PageChunk
-	(*TakeOverRequest)(nil), // 32: fantail.relay.v1.TakeOverRequest
-	(*TakeOverReply)(nil),   // 33: fantail.relay.v1.TakeOverReply
-	(*HandoverRequest)(nil), // 34: fantail.relay.v1.HandoverRequest
-	(*HandoverReply)(nil),   // 35: fantail.relay.v1.HandoverReply
-	(*PingRequest)(nil),     // 36: fantail.relay.v1.PingRequest
-	(*PingReply)(nil),       // 37: fantail.relay.v1.PingReply
-	(*ReportRequest)(nil),   // 38: fantail.relay.v1.ReportRequest
-	(*ReportReply)(nil),     // 39: fantail.relay.v1.ReportReply
+	(*TimeRequest)(nil),     // 32: fantail.relay.v1.TimeRequest
+	(*TimeReply)(nil),       // 33: fantail.relay.v1.TimeReply
+	(*TakeOverRequest)(nil), // 34: fantail.relay.v1.TakeOverRequest
+	(*TakeOverReply)(nil),   // 35: fantail.relay.v1.TakeOverReply
+	(*HandoverRequest)(nil), // 36: fantail.relay.v1.HandoverRequest
+	(*HandoverReply)(nil),   // 37: fantail.relay.v1.HandoverReply
+	(*PingRequest)(nil),     // 38: fantail.relay.v1.PingRequest
+	(*PingReply)(nil),       // 39: fantail.relay.v1.PingReply
+	(*ReportRequest)(nil),   // 40: fantail.relay.v1.ReportRequest
+	(*ReportReply)(nil),     // 41: fantail.relay.v1.ReportReply
 }
 var file_relay_proto_depIdxs = []int32{
 	0,  // 0: fantail.relay.v1.Route.hop:type_name -> fantail.relay.v1.Hop
@@ -3254,30 +3370,33 @@ var file_relay_proto_depIdxs = []int32{
 	3,  // 29: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
 	7,  // 30: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
 	7,  // 31: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
-	4,  // 32: fantail.relay.v1.HandoverRequest.caller:type_name -> fantail.relay.v1.PeerAddress
-	9,  // 33: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
-	16, // 34: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
-	21, // 35: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.WriteChunk
-	28, // 36: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
-	30, // 37: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
-	32, // 38: fantail.relay.v1.Relay.TakeOver:input_type -> fantail.relay.v1.TakeOverRequest
-	34, // 39: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandoverRequest
-	36, // 40: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
-	38, // 41: fantail.relay.v1.Relay.Report:input_type -> fantail.relay.v1.ReportRequest
-	12, // 42: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
-	17, // 43: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
-	27, // 44: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
-	29, // 45: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
-	31, // 46: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
-	33, // 47: fantail.relay.v1.Relay.TakeOver:output_type -> fantail.relay.v1.TakeOverReply
-	35, // 48: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
-	37, // 49: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
-	39, // 50: fantail.relay.v1.Relay.Report:output_type -> fantail.relay.v1.ReportReply
-	42, // [42:51] is the sub-list for method output_type
-	33, // [33:42] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	7,  // 32: fantail.relay.v1.TimeRequest.info:type_name -> fantail.relay.v1.Info
+	4,  // 33: fantail.relay.v1.HandoverRequest.caller:type_name -> fantail.relay.v1.PeerAddress
+	9,  // 34: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
+	16, // 35: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
+	21, // 36: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.WriteChunk
+	28, // 37: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
+	30, // 38: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
+	32, // 39: fantail.relay.v1.Relay.FindTime:input_type -> fantail.relay.v1.TimeRequest
+	34, // 40: fantail.relay.v1.Relay.TakeOver:input_type -> fantail.relay.v1.TakeOverRequest
+	36, // 41: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandoverRequest
+	38, // 42: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
+	40, // 43: fantail.relay.v1.Relay.Report:input_type -> fantail.relay.v1.ReportRequest
+	12, // 44: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
+	17, // 45: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
+	27, // 46: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
+	29, // 47: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
+	31, // 48: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
+	33, // 49: fantail.relay.v1.Relay.FindTime:output_type -> fantail.relay.v1.TimeReply
+	35, // 50: fantail.relay.v1.Relay.TakeOver:output_type -> fantail.relay.v1.TakeOverReply
+	37, // 51: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
+	39, // 52: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
+	41, // 53: fantail.relay.v1.Relay.Report:output_type -> fantail.relay.v1.ReportReply
+	44, // [44:54] is the sub-list for method output_type
+	34, // [34:44] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_relay_proto_init() }
@@ -3294,7 +3413,7 @@ func file_relay_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_relay_proto_rawDesc), len(file_relay_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

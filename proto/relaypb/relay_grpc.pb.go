@@ -56,6 +56,7 @@ const (
 	Relay_Do_FullMethodName       = "/fantail.relay.v1.Relay/Do"
 	Relay_State_FullMethodName    = "/fantail.relay.v1.Relay/State"
 	Relay_ReadPage_FullMethodName = "/fantail.relay.v1.Relay/ReadPage"
+	Relay_FindTime_FullMethodName = "/fantail.relay.v1.Relay/FindTime"
 	Relay_TakeOver_FullMethodName = "/fantail.relay.v1.Relay/TakeOver"
 	Relay_Hand_FullMethodName     = "/fantail.relay.v1.Relay/Hand"
 	Relay_Ping_FullMethodName     = "/fantail.relay.v1.Relay/Ping"
@@ -77,6 +78,9 @@ type RelayClient interface {
 	State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (*StateReply, error)
 	// ReadPage reads history. Any node answers: history needs no owner.
 	ReadPage(ctx context.Context, in *PageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PageChunk], error)
+	// FindTime finds the messages of a time and later ones. Any node answers, as with ReadPage. A release
+	// that does not know it is not asked.
+	FindTime(ctx context.Context, in *TimeRequest, opts ...grpc.CallOption) (*TimeReply, error)
 	// TakeOver asks the next owner of a stream to fetch it from the caller, by Hand, and to serve it. A
 	// release that does not know it fetches the stream for a State call.
 	TakeOver(ctx context.Context, in *TakeOverRequest, opts ...grpc.CallOption) (*TakeOverReply, error)
@@ -172,6 +176,16 @@ func (c *relayClient) ReadPage(ctx context.Context, in *PageRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Relay_ReadPageClient = grpc.ServerStreamingClient[PageChunk]
 
+func (c *relayClient) FindTime(ctx context.Context, in *TimeRequest, opts ...grpc.CallOption) (*TimeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TimeReply)
+	err := c.cc.Invoke(ctx, Relay_FindTime_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *relayClient) TakeOver(ctx context.Context, in *TakeOverRequest, opts ...grpc.CallOption) (*TakeOverReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TakeOverReply)
@@ -227,6 +241,9 @@ type RelayServer interface {
 	State(context.Context, *StateRequest) (*StateReply, error)
 	// ReadPage reads history. Any node answers: history needs no owner.
 	ReadPage(*PageRequest, grpc.ServerStreamingServer[PageChunk]) error
+	// FindTime finds the messages of a time and later ones. Any node answers, as with ReadPage. A release
+	// that does not know it is not asked.
+	FindTime(context.Context, *TimeRequest) (*TimeReply, error)
 	// TakeOver asks the next owner of a stream to fetch it from the caller, by Hand, and to serve it. A
 	// release that does not know it fetches the stream for a State call.
 	TakeOver(context.Context, *TakeOverRequest) (*TakeOverReply, error)
@@ -262,6 +279,9 @@ func (UnimplementedRelayServer) State(context.Context, *StateRequest) (*StateRep
 }
 func (UnimplementedRelayServer) ReadPage(*PageRequest, grpc.ServerStreamingServer[PageChunk]) error {
 	return status.Error(codes.Unimplemented, "method ReadPage not implemented")
+}
+func (UnimplementedRelayServer) FindTime(context.Context, *TimeRequest) (*TimeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method FindTime not implemented")
 }
 func (UnimplementedRelayServer) TakeOver(context.Context, *TakeOverRequest) (*TakeOverReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method TakeOver not implemented")
@@ -350,6 +370,24 @@ func _Relay_ReadPage_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Relay_ReadPageServer = grpc.ServerStreamingServer[PageChunk]
 
+func _Relay_FindTime_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TimeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RelayServer).FindTime(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Relay_FindTime_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RelayServer).FindTime(ctx, req.(*TimeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Relay_TakeOver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TakeOverRequest)
 	if err := dec(in); err != nil {
@@ -432,6 +470,10 @@ var Relay_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "State",
 			Handler:    _Relay_State_Handler,
+		},
+		{
+			MethodName: "FindTime",
+			Handler:    _Relay_FindTime_Handler,
 		},
 		{
 			MethodName: "TakeOver",
