@@ -128,6 +128,11 @@ func (u untouchedBackend) ReadPage(ctx context.Context, id shard.StreamID, info 
 	return u.Backend.ReadPage(ctx, id, info, from)
 }
 
+func (u untouchedBackend) FindTime(ctx context.Context, id shard.StreamID, info shard.Info, since shard.Millis) (shard.Pos, error) {
+	u.check(id)
+	return u.Backend.FindTime(ctx, id, info, since)
+}
+
 // refusedCredential is a credential that allows nothing of a secret stream, and what is said of it.
 type refusedCredential struct {
 	name   string
@@ -178,6 +183,8 @@ var refusedRequests = map[string]refusedRequest{
 	"live from the end":  {method: "GET", query: "offset=tail-1&live=sse"},
 	"event stream, wait": {method: "GET", query: "offset=-1&live=sse&create=wait"},
 	"long-poll, wait":    {method: "GET", query: "offset=-1&live=long-poll&create=wait"},
+	"from a time":        {method: "GET", query: "offset=at:2026-01-31T12:00:00Z"},
+	"live from a time":   {method: "GET", query: "offset=at:0&live=sse"},
 	"head":               {method: "HEAD"},
 	"append":             {method: "POST", body: "x", header: text},
 	"append if":          {method: "POST", body: "x", header: header{"Content-Type": "text/plain", hIfMatch: "-1"}},

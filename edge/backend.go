@@ -13,6 +13,7 @@ type Backend interface {
 	Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error)
 	Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error)
 	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error)
+	FindTime(ctx context.Context, id shard.StreamID, info shard.Info, since shard.Millis) (shard.Pos, error)
 }
 
 // CreationWaiter tells when streams are created: *shard.Manager on a lone node, *cluster.Node in a fleet.

@@ -84,8 +84,9 @@
 // and reactor.Config.ReadPage (readPageRecovered) on a goroutine of its own. Both call
 // Backend.ReadPage, and Session.AcceptPage gets the page.
 //
-// offset=tail-N counts messages backwards, page by page (positionFromEnd), before anything else of a
-// read is done.
+// offset=tail-N and offset=at:TIME are searched for (searchPosition) before anything else of a read is
+// done: messages are counted backwards, page by page (positionFromEnd), or Backend.FindTime tells
+// in which segment and where a time begins (positionSince).
 //
 // # The path of a long-poll
 //
@@ -115,7 +116,7 @@
 //	longpoll, sse_handler, resolve_read, write_handlers, control, listing
 //	caching, stay                         what an answer may promise, and for how long
 //	authorize, deny                       the rights
-//	catchup, from_end, request_body, fork what the handlers do
+//	catchup, search_position, from_end, request_body, fork what the handlers do
 //	admission, drain, rebalance, conn_reader_limit
 //	common_headers, write_problem, panics what each answer may need
 //	server                                the fields of Server

@@ -34,16 +34,11 @@ type endSearch struct {
 	found  position.Position   // of the oldest that is taken
 }
 
-// positionFromEnd returns the position of the last n messages of a stream, or of the last
-// maxFromEndBytes of them if those are fewer, or of the start. It returns errTailTooFar if
+// positionFromEnd returns the position of the last n messages of a stream of these segments, or of the
+// last maxFromEndBytes of them if those are fewer, or of the start. It returns errTailTooFar if
 // maxFromEndReads pages do not reach that far.
-func (s *Server) positionFromEnd(ctx context.Context, id shard.StreamID, info shard.Info, n uint64) (position.Position, error) {
-	if err := s.acquireLoadSlot(ctx); err != nil {
-		return position.Position{}, err
-	}
-	defer func() { <-s.loadSlots }()
-	segments := append(position.InheritedSegments(info), position.Segment{ID: id, Info: info})
-	e := endSearch{server: s, wanted: n, found: position.Position{Pos: info.Tail}}
+func (s *Server) positionFromEnd(ctx context.Context, segments []position.Segment, n uint64) (position.Position, error) {
+	e := endSearch{server: s, wanted: n, found: position.Position{Pos: segments[len(segments)-1].Info.Tail}}
 	for i := len(segments) - 1; i >= 0 && !e.full; i-- {
 		inherited := segments[i : len(segments)-1]
 		if err := e.searchSegment(ctx, segments[i], inherited); err != nil {

@@ -199,7 +199,7 @@ func checkFromEnd(t rapid.TB, appends [][]int, cold bool, n int) {
 		want++
 		bytes += sizes[i]
 	}
-	at, err := s.positionFromEnd(ctx, id, info, uint64(n))
+	at, err := s.searchPosition(ctx, id, info, position.Offset{Kind: position.OffsetTail, Count: uint64(n)})
 	if errors.Is(err, errTailTooFar) {
 		if large := slices.Max(sizes) > 60_000; !large && n <= 1000 {
 			t.Fatalf("%d of %v", n, sizes)

@@ -53,6 +53,10 @@ func (f fakeBackend) ReadPage(_ context.Context, _ shard.StreamID, _ shard.Info,
 	return f.page(from)
 }
 
+func (fakeBackend) FindTime(context.Context, shard.StreamID, shard.Info, shard.Millis) (shard.Pos, error) {
+	return 0, shard.ErrUnavailable
+}
+
 // ask is one request without a network.
 func ask(t *testing.T, s *Server, method, target string, body io.Reader, h header) *httptest.ResponseRecorder {
 	t.Helper()

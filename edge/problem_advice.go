@@ -17,7 +17,7 @@ var problemAdvice = map[string]string{
 	"bad-body":               "send the whole body, of valid JSON where the stream's type is application/json",
 	"bad-header":             "correct the header, or leave it out",
 	"bad-name":               "percent-encode each segment of the name; none may be empty, . or .., or hold a slash",
-	"bad-offset":             "want -1, now, tail-N, or a Stream-Next-Offset of this stream",
+	"bad-offset":             "want -1, now, tail-N, at:TIME, or a Stream-Next-Offset of this stream",
 	"bad-query":              "correct the query, or leave the parameter out",
 	"body-cut":               "send it again after Retry-After seconds, and faster",
 	"body-late":              "send the body without pauses: 10 s, and a second more for each 64 KiB",

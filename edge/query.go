@@ -72,7 +72,7 @@ func parseQuery(r *http.Request) (query, error) {
 	}
 	if q.hasOffset = v.Has(paramOffset); q.hasOffset {
 		if q.at, err = position.ParseReadOffset(v.Get(paramOffset)); err != nil {
-			err = fmt.Errorf("%w: %.40q; want -1, now, tail-N, or a Stream-Next-Offset of the stream", position.ErrMalformed, v.Get(paramOffset))
+			err = fmt.Errorf("%w: %.40q; want -1, now, tail-N, at: and a time such as at:2026-01-31T12:00:00Z or at:1769860800000, or a Stream-Next-Offset of the stream", position.ErrMalformed, v.Get(paramOffset))
 		}
 	}
 	last, has, lerr := lastEventIDOf(r, v)

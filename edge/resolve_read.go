@@ -47,8 +47,8 @@ func (s *Server) resolveRead(ctx context.Context, id shard.StreamID, q *query) (
 
 // resolveOffset returns the position that an offset names in a stream, which info describes.
 func (s *Server) resolveOffset(ctx context.Context, id shard.StreamID, info shard.Info, o position.Offset) (position.Position, error) {
-	if o.Kind == position.OffsetTail {
-		return s.positionFromEnd(ctx, id, info, o.Count)
+	if o.IsSearched() {
+		return s.searchPosition(ctx, id, info, o)
 	}
 	return o.Resolve(info)
 }

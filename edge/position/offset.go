@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -53,6 +54,7 @@ const (
 	OffsetMinted                       // generation and place, as this package formats them
 	OffsetNumber                       // a position of the current generation, without a generation
 	OffsetTail                         // tail-N: as many messages before the end; only ParseReadOffset reads it
+	OffsetTime                         // at:TIME: the first message of a time or later; only ParseReadOffset reads it
 )
 
 // Offset is a parsed offset.
@@ -60,12 +62,16 @@ type Offset struct {
 	Kind       OffsetKind
 	Generation shard.Generation
 	Pos        shard.Pos
-	Count      uint64 // of OffsetTail
+	Count      uint64       // of OffsetTail
+	Since      shard.Millis // of OffsetTime
 }
 
-// IsRelative reports whether the offset names another position each time that the stream grows, so
-// that nothing that it was answered with may be kept.
-func (o Offset) IsRelative() bool { return o.Kind == OffsetNow || o.Kind == OffsetTail }
+// IsRelative reports whether the offset may name another position once the stream has grown, so that
+// nothing that it was answered with may be kept.
+func (o Offset) IsRelative() bool { return o.Kind == OffsetNow || o.IsSearched() }
+
+// IsSearched reports whether it takes a search to find the position that the offset names.
+func (o Offset) IsSearched() bool { return o.Kind == OffsetTail || o.Kind == OffsetTime }
 
 // The errors of offsets. ErrBeyond and ErrGone depend on what is known of the stream: see Resolve.
 var (
@@ -102,13 +108,25 @@ func ParseOffset(s string) (Offset, error) {
 	}
 }
 
-// tailPrefix begins an offset that counts messages from the end.
-const tailPrefix = "tail-"
+const (
+	tailPrefix = "tail-" // begins an offset that counts messages from the end
+	timePrefix = "at:"   // begins an offset that names a time
+)
 
-// ParseReadOffset reads the offset of a request that reads: those of ParseOffset, and tail-N, which
-// is no protocol's. An offset of OffsetTail is resolved by reading: the messages before the end have
-// to be counted.
+// maxTime is the last millisecond that RFC 3339 can name. A larger number is no time in milliseconds
+// but one in microseconds, or nanoseconds.
+const maxTime = 253_402_300_799_999
+
+// ParseReadOffset reads the offset of a request that reads: those of ParseOffset, and tail-N and
+// at:TIME, which are not the protocol's. They are resolved by searching in the stream.
 func ParseReadOffset(s string) (Offset, error) {
+	if at, ok := strings.CutPrefix(s, timePrefix); ok {
+		since, ok := parseTime(at)
+		if !ok {
+			return Offset{}, ErrMalformed
+		}
+		return Offset{Kind: OffsetTime, Since: since}, nil
+	}
 	digits, ok := strings.CutPrefix(s, tailPrefix)
 	if !ok {
 		return ParseOffset(s)
@@ -121,6 +139,24 @@ func ParseReadOffset(s string) (Offset, error) {
 		return Offset{Kind: OffsetNow}, nil
 	}
 	return Offset{Kind: OffsetTail, Count: n}, nil
+}
+
+// parseTime reads a time: by RFC 3339, or in milliseconds since 1970. It returns the first millisecond
+// that is not earlier. A time before 1970 is 0. In a query a plus sign that was not escaped arrives as
+// a space.
+func parseTime(s string) (shard.Millis, bool) {
+	if n, ok := parseDigits(s); ok {
+		return shard.Millis(n), n <= maxTime && (len(s) == 1 || s[0] != '0')
+	}
+	at, err := time.Parse(time.RFC3339Nano, strings.ToUpper(strings.Replace(s, " ", "+", 1)))
+	if err != nil {
+		return 0, false
+	}
+	ms := at.UnixMilli()
+	if at.Nanosecond()%int(time.Millisecond) != 0 {
+		ms++
+	}
+	return shard.Millis(max(ms, 0)), true
 }
 
 // ParseEventID reads the id that an EventSource sends when it reconnects: that of the last event
