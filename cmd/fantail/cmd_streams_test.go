@@ -421,3 +421,29 @@ func TestTailFromTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// What came since a time, and what comes after it, through a node that owns the stream and one that does
+// not.
+func TestTailSinceATime(t *testing.T) {
+	f := startFleet(t, 2)
+	urls := []string{"--url=" + strings.TrimSuffix(f.url(0, ""), "/v1/stream/"), "--url=" + strings.TrimSuffix(f.url(1, ""), "/v1/stream/")}
+	mustPrint(t, "1 2", "append", "s", "--create", "--one-by-one", urls[0])
+	between := time.Now().Truncate(time.Millisecond).Add(time.Millisecond)
+	<-time.After(time.Until(between)) // the clock of the S2 in this process shows it, too
+	mustPrint(t, "3 4 5", "append", "s", "--close", "--one-by-one", urls[0])
+	since := between.Format(time.RFC3339Nano)
+	for _, url := range urls {
+		for want, flags := range map[string][][]string{
+			"3\n4\n5\n":       {{"--since=" + since}, {"--from=at:" + since}, {fmt.Sprint("--from=at:", between.UnixMilli())}, {"-f", "--since=" + since}, {"-f", "--live=long-poll", "--since=" + since}},
+			"1\n2\n3\n4\n5\n": {{"--since=1h"}, {"--from=at:0"}, {"-f", "--since=1h"}},
+			"":                {{"--since=2999-01-01T00:00:00Z"}, {"-f", "--since=2999-01-01T00:00:00+02:00"}},
+		} {
+			for _, args := range flags {
+				if got := mustPrint(t, "", append([]string{"tail", "s", url}, args...)...); got != want {
+					t.Errorf("%v: %q, want %q", args, got, want)
+				}
+			}
+		}
+	}
+	mustExit(t, exitUsage, "tail", "s", "--since=yesterday", urls[0])
+}
