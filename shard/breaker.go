@@ -191,7 +191,10 @@ func (b *breaker) Last(ctx context.Context, id StreamID, n, maxBytes int) (Page,
 
 // FirstSince implements Log.
 func (b *breaker) FirstSince(ctx context.Context, id StreamID, since Millis) (Page, error) {
-	return guardCall(b, id, func() (Page, error) { return b.Log.FirstSince(ctx, id, since) })
+	_, span := tracing.Start(ctx, "s2.first_since", tracing.Client)
+	page, err := guardCall(b, id, func() (Page, error) { return b.Log.FirstSince(ctx, id, since) })
+	endStorageSpan(span, len(page.Records), err)
+	return page, err
 }
 
 // Tail implements Log.
