@@ -140,8 +140,8 @@ func (n *Node) ReadPage(
 	return n.local.manager.ReadPageVia(ctx, id, info, from, ask)
 }
 
-// FindTime returns the position from which on messages have a time at or above since. It asks
-// the nodes that ReadPage asks. An owner that runs a release without the call is not asked, and S2 is.
+// FindTime returns the position of the first message at or after since. It asks the nodes that
+// ReadPage asks. If the owner's release lacks the call, S2 is asked in its place.
 func (n *Node) FindTime(ctx context.Context, id shard.StreamID, info shard.Info, since shard.Millis) (shard.Pos, error) {
 	var ask func(context.Context) (shard.Pos, error)
 	if l := n.ownerLink(id); l != nil {

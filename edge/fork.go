@@ -129,7 +129,8 @@ func (s *Server) applySubOffset(
 	return at, nil, nil
 }
 
-// lastPage is the page that was read last of a stream, and how many inherited segments were left there.
+// lastPage is the page of a stream that was read last, and the number of inherited segments that were
+// not passed yet.
 type lastPage struct {
 	shard.RecordBatch
 	inheritedLeft int

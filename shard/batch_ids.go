@@ -25,8 +25,8 @@ func (c *composer) maxBytes() int {
 	return MaxBatchBytes - batchIDBytes
 }
 
-// addBaseID returns the header with baseID, if it is that of the batch's first record. h may be nil,
-// and may be shared by records.
+// addBaseID returns a copy of h with baseID if h is the header of the batch's first record, and
+// otherwise h. h may be nil, and may be shared by records.
 func (c *composer) addBaseID(h *Header) *Header {
 	if h == nil || c.baseID.IsZero() || len(c.batch.entries) > 0 {
 		return h

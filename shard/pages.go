@@ -155,8 +155,8 @@ func uintKey(v uint64) string { return string(uvarints(v)) + "\x00" }
 
 var errNotGiven = errors.New("no peer gave the page")
 
-// askPeer returns the page that ask gives, or errNotGiven. complete: it ends below the tail, and so
-// by a page's rule.
+// askPeer returns the page that ask gives, or errNotGiven. whole: the page ends before the tail, so a
+// page's own limit ended it.
 func askPeer(ctx context.Context, info Info, from Pos, ask func(context.Context) (tail.RecordBatch, error)) (_ tail.RecordBatch, whole bool, _ error) {
 	if ask == nil {
 		return tail.RecordBatch{}, false, errNotGiven

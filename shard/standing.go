@@ -34,8 +34,8 @@ type Standing struct {
 }
 
 // OutageAfter bounds how long a node waits for storage's first answer. Then it is ready, and owns
-// streams, without one: if no other node has been answered either, the settings need not be wrong,
-// and a node refuses readers better than a balancer does.
+// streams, without one. If storage answers no other node either, it is probably down, and not set
+// wrongly; a node gives clients a better refusal than a balancer without nodes.
 const OutageAfter = time.Minute
 
 // Lost reports whether storage does not serve this node, whatever the Manager finds: storage

@@ -62,7 +62,7 @@ func (t *streamTable) removeCharge(c *memoryCharge) {
 	}
 }
 
-// bytesOf returns the sum of bytes that such a Stream is counted in.
+// bytesOf returns the total of bytes of the Streams that exist, or of those that do not.
 func (t *streamTable) bytesOf(exists bool) *atomic.Int64 {
 	if exists {
 		return &t.bytes

@@ -109,7 +109,7 @@ func (c *explainCmd) run(ctx context.Context, s stdio, log *slog.Logger) error {
 	return explainExit(e, no)
 }
 
-// explainExit returns the error by which the process tells what it has explained.
+// explainExit returns the error that gives the exit code for the explained decision.
 func explainExit(e *access.Explanation, no *access.Refusal) error {
 	switch {
 	case e.Refusal != nil:

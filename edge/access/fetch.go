@@ -223,8 +223,8 @@ func (s *keySet) replace(keys map[string]*key, at time.Time) (withdrawn []*key) 
 	return withdrawn
 }
 
-// addKey puts a key into the set. If old is the same key, k gets its row, and old is no longer
-// missing. Under mu.
+// addKey puts a key into the set. old is the key's previous version, or nil: k takes over its row, and
+// old leaves the missing ones. Under mu.
 func (s *keySet) addKey(k, old *key) (err error) {
 	if old != nil {
 		k.row = old.row

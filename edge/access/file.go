@@ -37,8 +37,8 @@ type IssuerConfig struct {
 	Algs []string `yaml:"algs"`
 	// Header names the field that holds the token, instead of Authorization.
 	Header string `yaml:"header"`
-	// Audience lists what the tokens' aud must have one of, or is the word none, which needs
-	// Require.
+	// Audience: a token's aud must contain one of these. The word none leaves the check out; Require
+	// must be set then.
 	Audience AudienceConfig `yaml:"audience"`
 	Require  ConditionMap   `yaml:"require"`
 	Refuse   ConditionMap   `yaml:"refuse"`

@@ -229,7 +229,7 @@ func (i *issuer) findKey(ctx context.Context, p *parts, t times, now time.Time) 
 	return nil, &Refusal{Reason: ReasonKeysStale, Detail: "the issuer's keys cannot be fetched now", RetryAfter: retry}
 }
 
-// verify looks at a token of this issuer from cheap to dear and returns its principal.
+// verify runs the checks of a token of this issuer, the cheapest first, and returns its principal.
 func (i *issuer) verify(ctx context.Context, p *parts, env *environment) (*Principal, *Refusal) {
 	now := env.now()
 	for _, check := range []func() *Refusal{

@@ -174,7 +174,7 @@ func (w *watchedFile) hasChanged() (bool, error) {
 // force.
 func (j *Judge) adoptFile(b []byte) error { return j.adoptFileWith(b, nil) }
 
-// adoptFileWith does what take does, with files that have been read already.
+// adoptFileWith does what adoptFile does, with named files that have been read already.
 func (j *Judge) adoptFileWith(b []byte, named map[string][]byte) error {
 	f, err := ParseFile(b)
 	if err != nil {

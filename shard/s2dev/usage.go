@@ -12,7 +12,7 @@ import (
 // Op names an operation of S2 for counts, prices and faults.
 type Op string
 
-// A session counts once when it opens. Its minutes are counted separately.
+// The operations. Of a session the opening alone is one; its minutes are counted separately.
 const (
 	OpAppend        Op = "append"
 	OpAppendSession Op = "append-session"

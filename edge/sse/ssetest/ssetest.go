@@ -92,7 +92,7 @@ var OneBreak = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 // Event is one SSE event.
 type Event struct{ ID, Name, Data string }
 
-// Shown returns text as a reader is shown it, whose last character may be unfinished.
+// Shown returns text as a reader sees it: the beginning of a character at its end becomes U+FFFD.
 func Shown(text string) string {
 	for size := 1; size < utf8.UTFMax && size <= len(text); size++ {
 		rest := text[len(text)-size:]

@@ -38,7 +38,7 @@ type Settings struct {
 const tracesPath = "v1/traces"
 
 // Read returns the settings of traces, all errors together, each with the name of its setting; nil:
-// traces are off. OpenTelemetry says that an empty variable of its own is as one that is not set.
+// traces are off. An empty OTEL_ variable counts as one that is not set, as OpenTelemetry asks.
 func Read(flags Flags, getenv func(string) string) (*Settings, error) {
 	if flags.URL == nil && isOff(getenv) {
 		return nil, nil //nolint:nilnil // off is no error
